@@ -1,0 +1,54 @@
+"""fp16sim: see what half precision does to a neural network.
+
+Layers, from the bottom: formats and rounding, the autograd engine, networks and training, and on
+top the instruments, experiments and the command line.
+"""
+
+from fp16sim import data, functional, models, nn, optim, training
+from fp16sim.autograd import Tensor, check_gradients, no_grad
+from fp16sim.formats import (
+    BF16,
+    E2M1,
+    E2M3,
+    E3M2,
+    E4M3,
+    E5M2,
+    FP16,
+    FP32,
+    FP64,
+    TF32,
+    Format,
+)
+from fp16sim.precision import autocast
+from fp16sim.rounding import round_to
+from fp16sim.scaling import GradScaler
+from fp16sim.xray import watch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BF16",
+    "E2M1",
+    "E2M3",
+    "E3M2",
+    "E4M3",
+    "E5M2",
+    "FP16",
+    "FP32",
+    "FP64",
+    "TF32",
+    "Format",
+    "GradScaler",
+    "Tensor",
+    "autocast",
+    "check_gradients",
+    "data",
+    "functional",
+    "models",
+    "nn",
+    "no_grad",
+    "optim",
+    "round_to",
+    "training",
+    "watch",
+]

@@ -1,0 +1,89 @@
+"""Primitives that act on each element by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fp16sim.autograd.primitive import primitive
+from fp16sim.backend import Array, namespace_of
+
+
+@primitive
+def add(x: Array, y: Array) -> Any:
+    """x + y."""
+    return x + y, ()
+
+
+@add.backward
+def _(g: Array) -> Any:
+    return g, g
+
+
+@primitive
+def subtract(x: Array, y: Array) -> Any:
+    """x - y."""
+    return x - y, ()
+
+
+@subtract.backward
+def _(g: Array) -> Any:
+    return g, lambda: -g
+
+
+@primitive
+def multiply(x: Array, y: Array) -> Any:
+    """x y."""
+    return x * y, (x, y)
+
+
+@multiply.backward
+def _(g: Array, x: Array, y: Array) -> Any:
+    return lambda: g * y, lambda: g * x
+
+
+@primitive(exact=True)
+def negative(x: Array) -> Any:
+    """-x."""
+    return -x, ()
+
+
+@negative.backward
+def _(g: Array) -> Any:
+    return (-g,)
+
+
+@primitive(exact=True)
+def relu(x: Array) -> Any:
+    """max(x, 0), with derivative 0 at 0 as in PyTorch."""
+    return namespace_of(x).maximum(x, x.dtype.type(0)), (x > 0,)
+
+
+@relu.backward
+def _(g: Array, positive: Array) -> Any:
+    return (namespace_of(g).where(positive, g, g.dtype.type(0)),)
+
+
+@primitive
+def sigmoid(x: Array) -> Any:
+    """1 / (1 + e^-x), from e^-|x| so that nothing overflows."""
+    xp = namespace_of(x)
+    e = xp.exp(-xp.abs(x))
+    y = xp.where(x >= 0, x.dtype.type(1), e) / (1 + e)
+    return y, (y,)
+
+
+@sigmoid.backward
+def _(g: Array, y: Array) -> Any:
+    return (g * (1 - y) * y,)
+
+
+@primitive
+def tanh(x: Array) -> Any:
+    """The hyperbolic tangent."""
+    y = namespace_of(x).tanh(x)
+    return y, (y,)
+
+
+@tanh.backward
+def _(g: Array, y: Array) -> Any:
+    return (g * (1 - y * y),)

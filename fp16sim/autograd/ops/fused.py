@@ -1,0 +1,73 @@
+"""Primitives of several steps that a GPU runs as one kernel: inside they keep the carrier's precision.
+
+Only what is stored is rounded, and of these only the last result is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fp16sim.autograd.primitive import primitive
+from fp16sim.backend import Array, namespace_of
+
+#: how a loss is reduced, as in PyTorch
+REDUCTIONS = ("mean", "sum", "none")
+
+
+@primitive
+def linear(x: Array, weight: Array, *bias: Array) -> Any:
+    """x Wᵀ + b for x (..., in), W (out, in) and, if given, b (out,)."""
+    y = x @ weight.T
+    for b in bias:
+        y += b
+    return y, (x, weight, bool(bias))
+
+
+@linear.backward
+def _(g: Array, x: Array, weight: Array, has_bias: bool) -> Any:
+    rows = g.reshape(-1, g.shape[-1])
+    of_input = lambda: g @ weight  # noqa: E731
+    of_weight = lambda: rows.T @ x.reshape(-1, x.shape[-1])  # noqa: E731
+    of_bias = lambda: rows.sum(axis=0)  # noqa: E731
+    return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
+
+
+def _reduced(losses: Array, reduction: str) -> tuple[Array, float]:
+    """The loss, and what each element's derivative is multiplied by."""
+    if reduction == "none":
+        return losses, 1.0
+    if reduction == "sum":
+        return losses.sum(), 1.0
+    return losses.mean(), 1.0 / losses.size
+
+
+@primitive
+def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> Any:
+    """(x - target)², averaged over all elements."""
+    difference = x - target
+    loss, weight = _reduced(difference * difference, reduction)
+    return loss, (difference, weight)
+
+
+@mse_loss.backward
+def _(g: Array, difference: Array, weight: float) -> Any:
+    gradient = (2 * weight) * g * difference
+    return gradient, lambda: -gradient
+
+
+@primitive
+def cross_entropy(logits: Array, *, target: Array, reduction: str = "mean") -> Any:
+    """-log softmax(logits)[target] for logits (N, classes) and integer target (N,)."""
+    xp = namespace_of(logits)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_softmax = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+    rows = xp.arange(len(target))
+    loss, weight = _reduced(-log_softmax[rows, target], reduction)
+    return loss, (log_softmax, rows, target, weight)
+
+
+@cross_entropy.backward
+def _(g: Array, log_softmax: Array, rows: Array, target: Array, weight: float) -> Any:
+    gradient = namespace_of(g).exp(log_softmax)
+    gradient[rows, target] -= 1
+    return (gradient * (weight * g.reshape(-1, 1)),)

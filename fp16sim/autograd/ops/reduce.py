@@ -1,0 +1,42 @@
+"""Primitives that sum over axes. They accumulate in the carrier and round the result once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fp16sim.autograd.primitive import primitive
+from fp16sim.backend import Array, namespace_of
+
+Axes = int | tuple[int, ...] | None
+
+
+def _spread(g: Array, shape: tuple[int, ...], axis: Axes, keepdims: bool) -> Array:
+    """A gradient of the reduced shape, repeated over the axes that were reduced."""
+    xp = namespace_of(g)
+    if axis is not None and not keepdims:
+        g = xp.expand_dims(g, axis)
+    spread: Array = xp.broadcast_to(g, shape)
+    return spread
+
+
+@primitive
+def sum(x: Array, *, axis: Axes = None, keepdims: bool = False) -> Any:  # noqa: A001
+    """Sum over ``axis`` (all axes if None)."""
+    return x.sum(axis=axis, keepdims=keepdims), (x.shape, axis, keepdims)
+
+
+@sum.backward
+def _(g: Array, shape: tuple[int, ...], axis: Axes, keepdims: bool) -> Any:
+    return (_spread(g, shape, axis, keepdims),)
+
+
+@primitive
+def mean(x: Array, *, axis: Axes = None, keepdims: bool = False) -> Any:
+    """Arithmetic mean over ``axis`` (all axes if None)."""
+    value = x.mean(axis=axis, keepdims=keepdims)
+    return value, (x.shape, x.size // value.size, axis, keepdims)
+
+
+@mean.backward
+def _(g: Array, shape: tuple[int, ...], count: int, axis: Axes, keepdims: bool) -> Any:
+    return (_spread(g / g.dtype.type(count), shape, axis, keepdims),)

@@ -1,0 +1,112 @@
+"""Where the ideas meet: policy, casts, arithmetic, one rounding on store, and the tape.
+
+A primitive is written on arrays alone and returns its value and what its backward will need::
+
+    @primitive
+    def multiply(x, y):
+        return x * y, (x, y)
+
+    @multiply.backward
+    def _(g, x, y):
+        return g * y, g * x
+
+Calling it with tensors does, in this order: ask the policy for a format; cast inputs that are in
+another one (casts are on the tape, too); compute in the carrier's precision; round once, on store;
+record. The tape sums over broadcast axes and rounds what the rule returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fp16sim import events
+from fp16sim.autograd.tape import LazyGradient, Node, Rule, recording
+from fp16sim.backend import Array
+from fp16sim.formats import Format
+from fp16sim.precision import format_for
+from fp16sim.rounding import store
+
+N = TypeVar("N", bound=Node)
+
+#: every primitive by name: tests and tables go over all of them
+PRIMITIVES: dict[str, Primitive] = {}
+
+
+class Primitive:
+    """A forward function on arrays with its backward rule; see the module's text."""
+
+    def __init__(self, forward: Callable[..., tuple[Array, tuple[Any, ...]]], exact: bool) -> None:
+        self.name = forward.__name__
+        self.__doc__ = forward.__doc__
+        self.exact = exact
+        self._forward = forward
+        self._rule: Rule | None = None
+        PRIMITIVES[self.name] = self
+
+    def backward(self, rule: Rule) -> Rule:
+        """Decorator that registers the rule: gradient and residuals to one gradient per input."""
+        self._rule = rule
+        return rule
+
+    def __call__(self, *inputs: N, **options: Any) -> N:
+        """Apply to tensors in any formats; ``options`` go to the forward function as they are."""
+        fmt = format_for(self.name, [node.fmt for node in inputs])
+        inputs = tuple(cast(node, fmt) for node in inputs)
+        with np.errstate(all="ignore"):
+            value, residuals = self._forward(*(node.data for node in inputs), **options)
+        origin = events.Origin(events.current_scope(), self.name, "activation")
+        stored = value if self.exact else store(np.asarray(value), fmt, origin)
+        return _recorded(inputs, stored, fmt, origin, self._rule, residuals, self.exact)
+
+
+def primitive(
+    forward: Callable[..., tuple[Array, tuple[Any, ...]]] | None = None, *, exact: bool = False
+) -> Any:
+    """Decorator: make a primitive of a function on arrays.
+
+    exact: the values of the result, and of the gradients it passes on, are values of its inputs
+    or their negatives (reshape, relu), so that there is nothing to round or to count.
+    """
+    if forward is None:
+        return lambda function: Primitive(function, exact)
+    return Primitive(forward, exact)
+
+
+def cast(node: N, fmt: Format) -> N:
+    """The same values rounded to another format; the gradient is cast back on the way back."""
+    if node.fmt == fmt:
+        return node
+    # A cast weight is still that weight, and its gradient the weight's.
+    origin = events.Origin(events.current_scope(), "cast", node.origin.role)
+    widening = fmt.contains(node.fmt)
+    stored = store(node.data, fmt, None if widening else origin)
+    return _recorded((node,), stored, fmt, origin, _cast_rule, (), exact=True)
+
+
+def _cast_rule(gradient: Array) -> tuple[LazyGradient, ...]:
+    return (gradient,)
+
+
+def _recorded(
+    inputs: tuple[N, ...],
+    data: Array,
+    fmt: Format,
+    origin: events.Origin,
+    rule: Rule | None,
+    residuals: tuple[Any, ...],
+    exact: bool,
+) -> N:
+    """A result node of its inputs' class; on the tape if an input wants a gradient."""
+    kind = type(inputs[0])
+    result = kind.__new__(kind)
+    on_tape = recording() and any(node.requires_grad for node in inputs)
+    result._init(data, fmt, on_tape, origin)
+    if on_tape:
+        if rule is None:
+            raise NotImplementedError(f"the primitive {origin.op!r} has no backward rule")
+        result.rule, result.residuals, result.parents = rule, residuals, inputs
+        result.exact = exact
+    return result

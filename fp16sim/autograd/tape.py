@@ -1,0 +1,142 @@
+"""The tape: what was computed from what, and the walk back. It knows no operation.
+
+The second rule of the engine lives here: a value and its gradient live in the same format. Every
+gradient that a rule returns is rounded to the format of the value it belongs to, and where several
+meet, each addition is rounded again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from fp16sim.backend import Array
+from fp16sim.events import Origin
+from fp16sim.formats import Format
+from fp16sim.rounding import store
+
+#: a gradient, or a function that computes it, called only if somebody wants it
+LazyGradient: TypeAlias = Array | Callable[[], Array]
+#: from the gradient of the value and the residuals to one gradient per input
+Rule: TypeAlias = Callable[..., tuple[LazyGradient, ...]]
+
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+
+
+def recording() -> bool:
+    """Whether operations go on the tape; False inside ``no_grad``."""
+    return _recording.get()
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Compute without a tape, as for evaluation: results do not require gradients."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+class Node:
+    """A value in a format, and how it came to be."""
+
+    __slots__ = (
+        "_order",
+        "data",
+        "exact",
+        "fmt",
+        "gradient",
+        "origin",
+        "parents",
+        "requires_grad",
+        "residuals",
+        "rule",
+    )
+    _clock: ClassVar[Iterator[int]] = count()
+
+    data: Array  #: the values, on the grid of fmt
+    fmt: Format
+    requires_grad: bool
+    gradient: Array | None  #: of a leaf, after backward; in fmt too
+    rule: Rule | None  #: None for a leaf
+    residuals: tuple[Any, ...]  #: what the rule needs beside the gradient
+    parents: tuple[Node, ...]
+    origin: Origin
+    exact: bool  #: the operation only moves values about: nothing to round, nothing to count
+
+    def _init(self, data: Array, fmt: Format, requires_grad: bool, origin: Origin) -> None:
+        self.data, self.fmt, self.requires_grad, self.origin = data, fmt, requires_grad, origin
+        self.gradient, self.rule, self.residuals, self.parents = None, None, (), ()
+        self.exact = False
+        self._order = next(Node._clock)  # a result is younger than everything it was made from
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether this value was given, not computed on the tape."""
+        return self.rule is None
+
+
+def _freed_rule(*_: Any) -> tuple[LazyGradient, ...]:
+    raise RuntimeError("backward() through the same graph twice: its residuals are freed already")
+
+
+def backward(root: Node, seed: Array) -> None:
+    """Add d(root)/d(leaf), weighted by ``seed``, to every leaf's gradient; frees the residuals.
+
+    root: requires grad. seed: of root's shape, on the grid of its format.
+    Youngest first is an order in which every gradient is complete before it is passed on, and it
+    is the same in every run, which matters when each addition rounds.
+    """
+    gradients: dict[int, Array] = {id(root): seed}
+    waiting = [(-root._order, root)]
+    with np.errstate(all="ignore"):
+        while waiting:
+            _, node = heapq.heappop(waiting)
+            gradient = gradients.pop(id(node))
+            if node.rule is None:
+                # A copy: the same array may be another leaf's gradient, or a broadcast view.
+                node.gradient = _add(node.gradient, gradient, node).copy()
+                continue
+            shares = node.rule(gradient, *node.residuals)
+            for parent, share in zip(node.parents, shares, strict=True):
+                if not parent.requires_grad:
+                    continue
+                share = share() if callable(share) else share
+                incoming = _stored(_unbroadcast(share, parent.data.shape), parent, node)
+                if id(parent) not in gradients:
+                    gradients[id(parent)] = incoming
+                    heapq.heappush(waiting, (-parent._order, parent))
+                else:
+                    gradients[id(parent)] = _add(gradients[id(parent)], incoming, parent)
+            node.rule, node.residuals, node.parents = _freed_rule, (), ()
+
+
+def _stored(gradient: Array, parent: Node, node: Node) -> Array:
+    if node.exact and parent.data.shape == gradient.shape and parent.fmt.contains(node.fmt):
+        return store(gradient, parent.fmt, None)
+    origin = Origin(node.origin.scope, node.origin.op, parent.origin.role + " gradient")
+    return store(gradient, parent.fmt, origin)
+
+
+def _add(total: Array | None, gradient: Array, node: Node) -> Array:
+    if total is None:
+        return gradient
+    origin = Origin(node.origin.scope, "accumulate", node.origin.role + " gradient")
+    return store(total + gradient, node.fmt, origin)
+
+
+def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum over the axes along which broadcasting had repeated a value of this shape."""
+    if gradient.shape == shape:
+        return gradient
+    added = gradient.ndim - len(shape)
+    stretched = tuple(added + axis for axis, size in enumerate(shape) if size == 1)
+    summed: Array = gradient.sum(axis=(*range(added), *stretched), keepdims=True)
+    return summed.reshape(shape)

@@ -1,0 +1,272 @@
+"""Tensor: an array in a format, with operators that go on the tape."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fp16sim.autograd import tape
+from fp16sim.autograd.ops import elementwise, matmul, reduce, shape
+from fp16sim.autograd.primitive import cast
+from fp16sim.backend import Array, carrier_of, namespace_of
+from fp16sim.events import Origin
+from fp16sim.formats import FP16, FP32, FP64, Format, FormatLike, format_of
+from fp16sim.rounding import float_array, store
+
+
+class Tensor(tape.Node):
+    """An array whose values lie on the grid of a format.
+
+    data: floats of any shape. float64 data (Python floats and lists are float64, as in NumPy) is
+        FP64 and computed in float64; float32 data is FP32; float16 data is FP16 on a float32
+        carrier. Another Tensor gives its values and its format.
+    requires_grad: collect a gradient here when ``backward()`` is called on a result.
+    fmt: a Format or its name; the data is rounded to it.
+
+    Two formats that meet give the wider one; FP16 with BF16 gives FP32. A Python number takes the
+    other operand's format. Raises TypeError for integer, complex, object or string data.
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # array + tensor is ours to compute, not NumPy's
+
+    def __init__(
+        self,
+        data: ArrayLike | Tensor,
+        requires_grad: bool = False,
+        fmt: FormatLike | None = None,
+    ) -> None:
+        if isinstance(data, Tensor):
+            values, own = data.data, data.fmt
+        else:
+            values = float_array(data, "data")
+            own = _format_of_dtype(data, values)
+        fmt = own if fmt is None else format_of(fmt)
+        origin = Origin("", "tensor", "weight" if requires_grad else "input")
+        with np.errstate(all="ignore"):
+            stored = store(values, fmt, origin if fmt != own else None)
+        stored = stored.copy() if stored is values else stored
+        self._init(stored, fmt, bool(requires_grad), origin)
+
+    # --- what it holds -------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return self.data.size
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that ``backward()`` has added up here, in this tensor's format, or None."""
+        if self.gradient is None:
+            return None
+        result = Tensor.__new__(Tensor)
+        origin = Origin("", "grad", self.origin.role + " gradient")
+        result._init(self.gradient, self.fmt, False, origin)
+        return result
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is None:
+            self.gradient = None
+            return
+        if not isinstance(value, Tensor):
+            raise TypeError(f"grad must be a Tensor or None, got {type(value).__name__}")
+        if value.shape != self.shape:
+            raise ValueError(f"grad has shape {value.shape}; allowed is {self.shape}")
+        self.gradient = store(value.data, self.fmt, None)
+
+    def numpy(self) -> Array:
+        """A copy of the values as float32 (float64 for formats that need it)."""
+        return self.data.copy()
+
+    def item(self) -> float:
+        """The value of a tensor that has just one. Raises ValueError otherwise."""
+        if self.size != 1:
+            raise ValueError(f"item() needs exactly one value, this tensor has shape {self.shape}")
+        return float(self.data.reshape(()))
+
+    def detach(self) -> Tensor:
+        """The same values, off the tape."""
+        return Tensor(self)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if namespace_of(self.data) is not np:
+            raise TypeError("this tensor is on the GPU; say .numpy() to copy it to the host")
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __float__(self) -> float:
+        return self.item()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({np.array2string(self.data, separator=', ')}, fmt={self.fmt}{grad})"
+
+    # --- the tape ------------------------------------------------------------------------------
+
+    def backward(self, gradient: ArrayLike | Tensor | None = None) -> None:
+        """Add the derivative of this tensor to ``.grad`` of every leaf it was computed from.
+
+        gradient: what to weight this tensor's elements by, of its shape; 1 for a single value.
+        Raises RuntimeError if nothing here requires a gradient, or on a second call; ValueError
+        for a missing or wrongly shaped gradient.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("backward() on a tensor that does not require a gradient")
+        if gradient is None:
+            if self.size != 1:
+                raise ValueError(
+                    f"backward() on shape {self.shape} needs a gradient of that shape; "
+                    "without one only a single value will do"
+                )
+            seed = namespace_of(self.data).ones_like(self.data)
+        else:
+            seed = Tensor(gradient, fmt=self.fmt).data
+            if seed.shape != self.shape:
+                raise ValueError(f"gradient has shape {seed.shape}; allowed is {self.shape}")
+        tape.backward(self, seed)
+
+    def to(self, fmt: FormatLike) -> Tensor:
+        """The same values rounded to another format, differentiably."""
+        return cast(self, format_of(fmt))
+
+    # --- operators and methods -----------------------------------------------------------------
+
+    def __add__(self, other: Operand) -> Tensor:
+        return elementwise.add(*_pair(self, other, "+"))
+
+    def __radd__(self, other: Operand) -> Tensor:
+        return elementwise.add(*_pair(self, other, "+")[::-1])
+
+    def __sub__(self, other: Operand) -> Tensor:
+        return elementwise.subtract(*_pair(self, other, "-"))
+
+    def __rsub__(self, other: Operand) -> Tensor:
+        return elementwise.subtract(*_pair(self, other, "-")[::-1])
+
+    def __mul__(self, other: Operand) -> Tensor:
+        return elementwise.multiply(*_pair(self, other, "*"))
+
+    def __rmul__(self, other: Operand) -> Tensor:
+        return elementwise.multiply(*_pair(self, other, "*")[::-1])
+
+    def __neg__(self) -> Tensor:
+        return elementwise.negative(self)
+
+    def __matmul__(self, other: Operand) -> Tensor:
+        return _matmul(self, operand(other, self))
+
+    def __rmatmul__(self, other: Operand) -> Tensor:
+        return _matmul(operand(other, self), self)
+
+    def sigmoid(self) -> Tensor:
+        """1 / (1 + e^-x), each element."""
+        return elementwise.sigmoid(self)
+
+    def tanh(self) -> Tensor:
+        """Hyperbolic tangent, each element."""
+        return elementwise.tanh(self)
+
+    def relu(self) -> Tensor:
+        """max(x, 0), each element."""
+        return elementwise.relu(self)
+
+    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+        """Sum over ``axis`` (all if None): accumulated in the carrier, rounded once."""
+        return reduce.sum(self, axis=_checked_axes(self, axis), keepdims=keepdims)
+
+    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+        """Mean over ``axis`` (all if None): accumulated in the carrier, rounded once."""
+        return reduce.mean(self, axis=_checked_axes(self, axis), keepdims=keepdims)
+
+    def reshape(self, *shape_: int | tuple[int, ...]) -> Tensor:
+        """The same values in another shape, as ``reshape(2, -1)`` or ``reshape((2, -1))``."""
+        sizes = shape_[0] if len(shape_) == 1 and isinstance(shape_[0], tuple) else shape_
+        known = math.prod(size for size in sizes if size != -1)  # type: ignore[misc]
+        unknown = sum(size == -1 for size in sizes)
+        if unknown > 1 or (self.size % known if unknown and known else self.size != known):
+            raise ValueError(f"cannot reshape {self.shape} ({self.size} values) to {sizes}")
+        return shape.reshape(self, shape=sizes)
+
+
+#: what may stand on the other side of an operator
+Operand = Tensor | ArrayLike
+
+
+def operand(other: Operand, like: Tensor) -> Tensor:
+    """``other`` as a Tensor: a Python number in the format of ``like``, an array in its own."""
+    if isinstance(other, Tensor):
+        return other
+    if isinstance(other, int | float) and not isinstance(other, bool | np.generic):
+        return Tensor(np.asarray(other, np.float64), fmt=like.fmt)
+    return Tensor(other)
+
+
+def _pair(left: Tensor, right: Operand, symbol: str) -> tuple[Tensor, Tensor]:
+    right = operand(right, left)
+    try:
+        np.broadcast_shapes(left.shape, right.shape)
+    except ValueError:
+        raise ValueError(
+            f"shapes {left.shape} and {right.shape} of '{symbol}' do not broadcast"
+        ) from None
+    return left, right
+
+
+def _matmul(x: Tensor, y: Tensor) -> Tensor:
+    """Matrix product as ``numpy.matmul``: a 1-d operand is a row (left) or a column (right)."""
+    if x.ndim == 0 or y.ndim == 0:
+        raise ValueError(f"'@' needs at least one axis each, got {x.shape} and {y.shape}")
+    rows = x.reshape(1, x.size) if x.ndim == 1 else x
+    columns = y.reshape(y.size, 1) if y.ndim == 1 else y
+    if rows.shape[-1] != columns.shape[-2]:
+        raise ValueError(
+            f"'@' needs as many columns left as rows right, got {x.shape} and {y.shape}"
+        )
+    _pair_of_batches(rows.shape[:-2], columns.shape[:-2])
+    product: Tensor = matmul.matmul(rows, columns)
+    if x.ndim > 1 and y.ndim > 1:
+        return product
+    kept = product.shape[:-2] + product.shape[-2:-1] * (x.ndim > 1)
+    return product.reshape(kept + product.shape[-1:] * (y.ndim > 1))
+
+
+def _pair_of_batches(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    try:
+        np.broadcast_shapes(left, right)
+    except ValueError:
+        raise ValueError(f"leading axes {left} and {right} of '@' do not broadcast") from None
+
+
+def _checked_axes(
+    tensor: Tensor, axis: int | tuple[int, ...] | None
+) -> int | tuple[int, ...] | None:
+    axes = () if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    for one in axes:
+        if not isinstance(one, int | np.integer) or not -tensor.ndim <= one < tensor.ndim:
+            raise ValueError(f"axis={axis!r} is out of range for shape {tensor.shape}")
+    if len({one % tensor.ndim for one in axes}) < len(axes):
+        raise ValueError(f"axis={axis!r} names an axis twice")
+    return axis
+
+
+def _format_of_dtype(data: object, values: Array) -> Format:
+    if getattr(data, "dtype", None) == np.float16:
+        return FP16
+    return FP64 if values.dtype == carrier_of(FP64) else FP32

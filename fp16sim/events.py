@@ -1,0 +1,203 @@
+"""What happens to numbers when they are stored: the one place that sees them before and after.
+
+*events counts, xray explains, bench measures.* The rounding layer and the optimisers announce
+what they do; observers listen. When nobody does, announcing costs one look at an empty tuple.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fp16sim.backend import Array
+from fp16sim.formats import Format
+
+
+class Origin(NamedTuple):
+    """Where in a computation a value is stored."""
+
+    #: the module path, as "encoder.0"; empty outside modules
+    scope: str
+    #: the primitive, as "linear"
+    op: str
+    #: what the value is: "activation", "weight", "input", or one of these with " gradient" behind
+    role: str
+
+
+class Rounded(NamedTuple):
+    """An array was stored in a format: ``before`` and ``after`` have the same shape."""
+
+    before: Array
+    after: Array
+    fmt: Format
+    origin: Origin
+
+
+class Updated(NamedTuple):
+    """An optimiser moved a weight: ``after`` is ``before - update``, rounded to its format."""
+
+    before: Array
+    after: Array
+    update: Array
+    parameter: object
+
+
+Event: TypeAlias = Rounded | Updated
+Observer: TypeAlias = Callable[[Event], None]
+
+_observers: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
+_scope: ContextVar[str] = ContextVar("scope", default="")
+
+
+def observed() -> bool:
+    """Whether anybody is listening."""
+    return bool(_observers.get())
+
+
+def announce(event: Event) -> None:
+    """Hand an event to every observer."""
+    for observer in _observers.get():
+        observer(event)
+
+
+@contextmanager
+def observe(observer: Observer) -> Iterator[None]:
+    """Call ``observer`` with every event inside the block (and in this thread only)."""
+    token = _observers.set((*_observers.get(), observer))
+    try:
+        yield
+    finally:
+        _observers.reset(token)
+
+
+def current_scope() -> str:
+    """The path of the scopes entered and not left, joined by dots."""
+    return _scope.get()
+
+
+@contextmanager
+def scope(name: str) -> Iterator[None]:
+    """Name a part of the computation; scopes nest. An empty name changes nothing."""
+    outer = _scope.get()
+    token = _scope.set(f"{outer}.{name}" if outer and name else outer or name)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+# Exponents of all finite float64 values lie in here; the histogram has a bin for each.
+LOWEST_EXPONENT, HIGHEST_EXPONENT = -1074, 1023
+
+
+@dataclass
+class Counts:
+    """What became of values when they were rounded. The six classes are disjoint and make total.
+
+    ``flushed`` counts values that were *not* zero before and are after: an exact zero (a dead
+    unit) is in ``zero``. ``overflowed`` counts finite values that became infinite or NaN.
+    """
+
+    total: int = 0
+    #: exactly zero before rounding already
+    zero: int = 0
+    #: not zero before, zero after
+    flushed: int = 0
+    #: not zero after, smaller than the format's smallest normal number
+    subnormal: int = 0
+    #: finite before, not after
+    overflowed: int = 0
+    #: infinite or NaN before rounding already
+    nonfinite: int = 0
+    #: how many values had floor(log2|x|) = e *before* rounding, at index e - LOWEST_EXPONENT
+    exponents: Array = field(
+        default_factory=lambda: np.zeros(HIGHEST_EXPONENT - LOWEST_EXPONENT + 1, np.int64)
+    )
+
+    @property
+    def normal(self) -> int:
+        """Finite after rounding, with the format's full precision."""
+        counted = self.zero + self.flushed + self.subnormal + self.overflowed + self.nonfinite
+        return self.total - counted
+
+    def share(self, name: str) -> float:
+        """One of the counts over the total; NaN if nothing was counted."""
+        return getattr(self, name) / self.total if self.total else float("nan")
+
+    def add(self, before: Array, after: Array, fmt: Format) -> None:
+        """Count one rounding."""
+        size = int(before.size)
+        nonzero = int(np.count_nonzero(before))
+        kept = int(np.count_nonzero(after))
+        finite_before = int(np.count_nonzero(np.isfinite(before)))
+        magnitude = np.abs(after)
+        below_normal = int(np.count_nonzero(magnitude < fmt.smallest_normal))
+        self.total += size
+        self.zero += size - nonzero
+        self.flushed += nonzero - kept
+        self.subnormal += below_normal - (size - kept)
+        self.overflowed += finite_before - int(np.count_nonzero(np.isfinite(after)))
+        self.nonfinite += size - finite_before
+        self._count_exponents(before)
+
+    def _count_exponents(self, x: Array) -> None:
+        x = x[(x != 0) & np.isfinite(x)]
+        exponents = np.frexp(x)[1]  # |x| in [2^(e-1), 2^e)
+        self.exponents += np.bincount(
+            exponents - (LOWEST_EXPONENT + 1), minlength=self.exponents.size
+        )
+
+    def merge(self, other: Counts) -> None:
+        """Add another's counts to this one's."""
+        for name in ("total", "zero", "flushed", "subnormal", "overflowed", "nonfinite"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.exponents += other.exponents
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts as plain numbers, and the exponents that occur, as {exponent: count}."""
+        occupied = np.flatnonzero(self.exponents)
+        return {
+            "total": self.total,
+            "zero": self.zero,
+            "flushed": self.flushed,
+            "subnormal": self.subnormal,
+            "normal": self.normal,
+            "overflowed": self.overflowed,
+            "nonfinite": self.nonfinite,
+            "exponents": {int(i) + LOWEST_EXPONENT: int(self.exponents[i]) for i in occupied},
+        }
+
+
+@dataclass
+class UpdateCounts:
+    """What became of weight updates."""
+
+    total: int = 0
+    #: the update was exactly zero
+    zero: int = 0
+    #: the update was not zero, and the weight is what it was: lost in rounding the sum
+    swamped: int = 0
+
+    def add(self, event: Updated) -> None:
+        """Count one update."""
+        unchanged = event.after == event.before
+        zero = event.update == 0
+        self.total += int(unchanged.size)
+        self.zero += int(np.count_nonzero(zero))
+        self.swamped += int(np.count_nonzero(unchanged & ~zero))
+
+    def merge(self, other: UpdateCounts) -> None:
+        """Add another's counts to this one's."""
+        self.total += other.total
+        self.zero += other.zero
+        self.swamped += other.swamped
+
+    @property
+    def unchanged_share(self) -> float:
+        """Weights that stayed what they were, over all; NaN if nothing was counted."""
+        return (self.zero + self.swamped) / self.total if self.total else float("nan")

@@ -1,0 +1,94 @@
+"""PyTorch's names for the primitives: checks, documentation, a call; no mathematics here."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fp16sim.autograd.ops import elementwise, fused
+from fp16sim.autograd.tensor import Operand, Tensor, operand
+from fp16sim.backend import namespace_of
+
+__all__ = ["cross_entropy", "linear", "mse_loss", "relu", "sigmoid", "tanh"]
+
+
+def _tensor(value: object, argument: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{argument} must be a Tensor, got {type(value).__name__}")
+    return value
+
+
+def relu(input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
+    """max(x, 0), each element; exact in every format."""
+    return _tensor(input, "input").relu()
+
+
+def sigmoid(input: Tensor) -> Tensor:  # noqa: A002
+    """1 / (1 + e^-x), each element: evaluated in the carrier, rounded once (faithful)."""
+    return _tensor(input, "input").sigmoid()
+
+
+def tanh(input: Tensor) -> Tensor:  # noqa: A002
+    """Hyperbolic tangent, each element: evaluated in the carrier, rounded once (faithful)."""
+    return elementwise.tanh(_tensor(input, "input"))
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+    """x Wᵀ + b, accumulated in the carrier and rounded once.
+
+    input: (..., in). weight: (out, in). bias: (out,) or None. Returns (..., out).
+    """
+    x, w = _tensor(input, "input"), _tensor(weight, "weight")
+    if w.ndim != 2:
+        raise ValueError(f"weight has shape {w.shape}; allowed is (out, in)")
+    if x.ndim < 1 or x.shape[-1] != w.shape[1]:
+        raise ValueError(f"input has shape {x.shape}; allowed is (..., {w.shape[1]})")
+    if bias is None:
+        return fused.linear(x, w)
+    b = _tensor(bias, "bias")
+    if b.shape != w.shape[:1]:
+        raise ValueError(f"bias has shape {b.shape}; allowed is {w.shape[:1]}")
+    return fused.linear(x, w, b)
+
+
+def mse_loss(input: Tensor, target: Operand, reduction: str = "mean") -> Tensor:  # noqa: A002
+    """(x - target)² over all elements: one primitive, rounded once; fp32 under autocast.
+
+    input, target: of the same shape (no broadcasting). reduction: "mean", "sum" or "none".
+    """
+    x = _tensor(input, "input")
+    t = operand(target, x)
+    if x.shape != t.shape:
+        raise ValueError(f"target has shape {t.shape}; allowed is the input's {x.shape}")
+    return fused.mse_loss(x, t, reduction=_checked_reduction(reduction))
+
+
+def cross_entropy(input: Tensor, target: ArrayLike, reduction: str = "mean") -> Tensor:  # noqa: A002
+    """-log softmax(x)[target]: one primitive, rounded once; fp32 under autocast.
+
+    input: logits (N, classes). target: integers (N,) from 0 to classes - 1.
+    reduction: "mean", "sum" or "none".
+    """
+    x = _tensor(input, "input")
+    if x.ndim != 2:
+        raise ValueError(f"input has shape {x.shape}; allowed is (N, classes)")
+    xp = namespace_of(x.data)
+    if isinstance(target, Tensor):
+        raise TypeError("target must be an array of integers, got a Tensor (of floats)")
+    labels = xp.asarray(target)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"target has dtype {labels.dtype}; allowed are integers")
+    if labels.shape != x.shape[:1]:
+        raise ValueError(f"target has shape {labels.shape}; allowed is {x.shape[:1]}")
+    if labels.size and not (0 <= labels.min() and labels.max() < x.shape[1]):
+        outside = labels[(labels < 0) | (labels >= x.shape[1])][0]
+        raise ValueError(f"target has the class {outside}; allowed are 0 to {x.shape[1] - 1}")
+    labels = labels.astype(np.intp)
+    return fused.cross_entropy(x, target=labels, reduction=_checked_reduction(reduction))
+
+
+def _checked_reduction(reduction: str) -> str:
+    if reduction not in fused.REDUCTIONS:
+        allowed = ", ".join(fused.REDUCTIONS)
+        raise ValueError(f"reduction={reduction!r} is not known; allowed are {allowed}")
+    return reduction

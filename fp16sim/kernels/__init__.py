@@ -1,0 +1,1 @@
+"""Rounding loops: one meaning (``reference``), several executors with identical bits (``cpu``)."""

@@ -1,0 +1,64 @@
+"""The deep autoencoder of Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with
+Neural Networks", Science 313 (2006), here for 8x8 images and trained in one go (no pretraining).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fp16sim import nn
+from fp16sim.autograd import Tensor
+from fp16sim.backend import RandomLike, generator
+from fp16sim.nn import init
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+class Dense(nn.Module):
+    """A linear layer with Xavier weights and zero bias, then an activation."""
+
+    def __init__(self, inputs: int, outputs: int, activation: str, rng: RandomLike) -> None:
+        self.linear = nn.Linear(inputs, outputs, rng=rng)
+        weight = init.xavier_uniform((outputs, inputs), rng)
+        self.linear.weight = Tensor(weight, requires_grad=True)
+        self.linear.bias = Tensor(np.zeros(outputs, np.float32), requires_grad=True)
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """activation(x Wᵀ + b)."""
+        return self.activation(self.linear(x))
+
+
+class Autoencoder(nn.Module):
+    """Squeezes images through a narrow layer and draws them again.
+
+    sizes: of the layers, from the image to the code; the decoder mirrors them. The output has
+    sigmoid units, for pixels from 0 to 1; ``activation`` ("sigmoid", "tanh" or "relu") is for the
+    layers before. rng: seed or generator for the weights. Input and output: (batch, sizes[0]).
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...] = (64, 96, 48, 16),
+        activation: str = "sigmoid",
+        *,
+        rng: RandomLike = None,
+    ) -> None:
+        if activation not in ACTIVATIONS:
+            allowed = ", ".join(ACTIVATIONS)
+            raise ValueError(f"activation={activation!r} is not known; allowed are {allowed}")
+        if len(sizes) < 2:
+            raise ValueError(f"sizes={sizes!r} is too short; allowed are two sizes or more")
+        random = generator(rng)
+        down = list(zip(sizes[:-1], sizes[1:], strict=True))
+        up = [(outputs, inputs) for inputs, outputs in reversed(down)]
+        kinds = [activation] * (len(up) - 1) + ["sigmoid"]
+        self.encoder = nn.Sequential(*(Dense(i, o, activation, random) for i, o in down))
+        self.decoder = nn.Sequential(
+            *(Dense(i, o, kind, random) for (i, o), kind in zip(up, kinds, strict=True))
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, pixels) to (batch, pixels)."""
+        reconstruction: Tensor = self.decoder(self.encoder(images))
+        return reconstruction

@@ -1,0 +1,83 @@
+"""Which primitive runs in which format: a policy is data, and ``autocast`` puts one in force.
+
+The classes follow torch.amp's CUDA lists (PyTorch 2.13, ATen/autocast_mode.h): matrix products in
+the low format, where a Tensor Core is fast and accumulates in fp32; losses, sums and exponentials
+in fp32, where range or many roundings would hurt; everything else in the format of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ContextDecorator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+
+from fp16sim.formats import FP32, FP64, Format, FormatLike, format_of, widest
+
+#: a primitive's class under autocast; those not named here run in the widest of their inputs
+AUTOCAST_CLASSES: Mapping[str, str] = MappingProxyType(
+    {
+        "matmul": "low",
+        "linear": "low",
+        "mse_loss": "wide",
+        "cross_entropy": "wide",
+        "sum": "wide",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Formats for primitives: ``low`` for the class "low", ``wide`` for the class "wide"."""
+
+    low: Format
+    wide: Format = FP32
+    classes: Mapping[str, str] = field(default_factory=lambda: AUTOCAST_CLASSES)
+
+    def format_for(self, primitive: str, inputs: list[Format]) -> Format:
+        """The format a primitive computes and stores in; fp64 is never narrowed, as in PyTorch."""
+        if FP64 not in inputs:
+            match self.classes.get(primitive):
+                case "low":
+                    return self.low
+                case "wide":
+                    return self.wide
+        return widest(inputs)
+
+
+_policy: ContextVar[Policy | None] = ContextVar("policy", default=None)
+
+
+def format_for(primitive: str, inputs: list[Format]) -> Format:
+    """What the policy in force says; without one, the widest input format."""
+    policy = _policy.get()
+    return widest(inputs) if policy is None else policy.format_for(primitive, inputs)
+
+
+class autocast(ContextDecorator):  # noqa: N801 - PyTorch's name
+    """Run the forward pass inside the block in mixed precision; also works as a decorator.
+
+    Weights stay in their own format; matrix products see them cast to ``fmt``, and since a cast is
+    a primitive whose backward casts the gradient back, fp32 weights get fp32 gradients that have
+    been through ``fmt``. Call ``backward()`` outside: it uses the formats the forward chose.
+
+    fmt: the low format (FP16, BF16, ...) or its name. enabled=False switches an outer one off.
+    """
+
+    def __init__(self, fmt: FormatLike = "fp16", enabled: bool = True) -> None:
+        self._policy = Policy(format_of(fmt)) if enabled else None
+        self._outer: list[Policy | None] = []
+
+    def __enter__(self) -> autocast:
+        self._outer.append(_policy.get())
+        _policy.set(self._policy)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _policy.set(self._outer.pop())

@@ -1,0 +1,119 @@
+"""Rounding arrays to a format: checks the arguments, picks a kernel, tells the observers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fp16sim import events
+from fp16sim.backend import Array, carrier_of, namespace_of
+from fp16sim.formats import Format, FormatLike, format_of
+from fp16sim.kernels import cpu
+
+#: rounding modes, named as in IEEE 754-2019 section 4.3
+MODES = ("ties_to_even",)
+
+
+def round_to(
+    x: ArrayLike,
+    fmt: FormatLike,
+    mode: str = "ties_to_even",
+    *,
+    saturate: bool = False,
+    subnormals: bool = True,
+) -> Any:
+    """Round every value of ``x`` to the nearest number of ``fmt``; halfway, to the even one.
+
+    Exact: one rounding, from the input's own value, with subnormal numbers, signed zeros and
+    overflow as IEEE 754-2019 says (sections 4.3.1, 7.4 and 7.5). Never warns.
+
+    x: float16, float32 or float64 array of any shape (or an ``ml_dtypes`` array, a Python float,
+        or nested lists of floats, which are float64).
+    fmt: a ``Format`` or its name.
+    saturate: values beyond ``fmt.max``, infinities included, become ``fmt.max`` with their sign.
+        Otherwise they become infinite; in E4M3, which has no infinity, NaN; and formats that have
+        neither (E3M2, E2M3, E2M1) always saturate. NaN stays NaN.
+    subnormals: if False, results below ``fmt.smallest_normal`` become zero with their sign, as on
+        hardware that flushes subnormal results.
+
+    Returns a new C-contiguous array of the shape of ``x`` with values on the grid of ``fmt``:
+    float64 if ``x`` was, else float32; a NumPy scalar for a scalar, as NumPy's functions do.
+
+    Raises ValueError for an unknown format or mode or one that does not fit the dtype, TypeError
+    for other dtypes: integers (use ``.astype``), booleans, complex, objects, strings.
+    """
+    fmt = format_of(fmt)
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r} is not a rounding mode; allowed are {', '.join(MODES)}")
+    values = float_array(x, "x")
+    carrier = cpu.carrier_for(values.dtype).fmt
+    if not carrier.contains(fmt) and (saturate or not fmt.contains(carrier)):
+        raise ValueError(
+            f"fmt={fmt} does not fit {values.dtype} values; pass float64 (x.astype('float64'))"
+        )
+    result = _rounded(values, fmt, saturate, subnormals)
+    if result is values:
+        result = values.copy()
+    if events.observed():
+        origin = events.Origin(events.current_scope(), "round_to", "value")
+        events.announce(events.Rounded(values, result, fmt, origin))
+    return result[()] if result.ndim == 0 else result
+
+
+def store(value: Array, fmt: Format, origin: events.Origin | None) -> Array:
+    """Round a freshly computed array to ``fmt``, into the dtype that carries it.
+
+    The engine's door to rounding: no checks, no copy where rounding would change nothing.
+    Observers hear of it unless ``origin`` is None.
+    """
+    dtype = carrier_of(fmt)
+    rounded = _rounded(value, fmt) if not _holds_all(fmt, value.dtype) else value
+    if events.observed() and origin is not None:
+        events.announce(events.Rounded(value, rounded, fmt, origin))
+    return rounded.astype(dtype, copy=False)
+
+
+def float_array(x: object, argument: str) -> Array:
+    """``x`` as a native C-contiguous float32 or float64 array; float16 and ml_dtypes as float32.
+
+    Raises TypeError, naming ``argument``, for anything that is not floating point, for masked
+    arrays (whose masked values have no meaning here), and for GPU arrays.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{argument} is a masked array; pass {argument}.filled(...) instead")
+    if type(x).__module__.partition(".")[0] == "cupy":
+        raise TypeError(f"{argument} is a CuPy array; emulated rounding runs on NumPy arrays")
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise TypeError(f"{argument} cannot be made an array: {error}") from error
+    if array.dtype in (np.float32, np.float64):
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+    if array.dtype == np.float16 or _is_small_float(array.dtype):
+        return np.ascontiguousarray(array.astype(np.float32)).reshape(array.shape)
+    hint = f"; say {argument}.astype('float32')" if array.dtype.kind in "iub" else ""
+    raise TypeError(
+        f"{argument} has dtype {array.dtype}; allowed are float16, float32 and float64{hint}"
+    )
+
+
+def _is_small_float(dtype: np.dtype[Any]) -> bool:
+    """Whether this is one of the ml_dtypes package's floating-point types."""
+    return dtype.type.__module__ == "ml_dtypes" and "float" in dtype.name
+
+
+def _holds_all(fmt: Format, dtype: np.dtype[Any]) -> bool:
+    """Whether every value that ``dtype`` can hold is a number of ``fmt``."""
+    return fmt.contains(cpu.carrier_for(dtype).fmt)
+
+
+def _rounded(values: Array, fmt: Format, saturate: bool = False, subnormals: bool = True) -> Array:
+    if _holds_all(fmt, values.dtype) and not saturate and subnormals:
+        return values
+    namespace_of(values)
+    out = np.empty(values.shape, values.dtype)
+    flat = np.ascontiguousarray(values).reshape(-1)
+    cpu.round_ties_to_even(flat, out.reshape(-1), fmt, saturate, subnormals)
+    return out
