@@ -18,22 +18,22 @@ def _tensor(value: object, argument: str) -> Tensor:
     return value
 
 
-def relu(input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
+def relu(input: Tensor) -> Tensor:
     """max(x, 0), each element; exact in every format."""
     return _tensor(input, "input").relu()
 
 
-def sigmoid(input: Tensor) -> Tensor:  # noqa: A002
+def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + e^-x), each element: evaluated in the carrier, rounded once (faithful)."""
     return _tensor(input, "input").sigmoid()
 
 
-def tanh(input: Tensor) -> Tensor:  # noqa: A002
+def tanh(input: Tensor) -> Tensor:
     """Hyperbolic tangent, each element: evaluated in the carrier, rounded once (faithful)."""
     return elementwise.tanh(_tensor(input, "input"))
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b, accumulated in the carrier and rounded once.
 
     input: (..., in). weight: (out, in). bias: (out,) or None. Returns (..., out).
@@ -51,7 +51,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return fused.linear(x, w, b)
 
 
-def mse_loss(input: Tensor, target: Operand, reduction: str = "mean") -> Tensor:  # noqa: A002
+def mse_loss(input: Tensor, target: Operand, reduction: str = "mean") -> Tensor:
     """(x - target)² over all elements: one primitive, rounded once; fp32 under autocast.
 
     input, target: of the same shape (no broadcasting). reduction: "mean", "sum" or "none".
@@ -63,7 +63,7 @@ def mse_loss(input: Tensor, target: Operand, reduction: str = "mean") -> Tensor:
     return fused.mse_loss(x, t, reduction=_checked_reduction(reduction))
 
 
-def cross_entropy(input: Tensor, target: ArrayLike, reduction: str = "mean") -> Tensor:  # noqa: A002
+def cross_entropy(input: Tensor, target: ArrayLike, reduction: str = "mean") -> Tensor:
     """-log softmax(x)[target]: one primitive, rounded once; fp32 under autocast.
 
     input: logits (N, classes). target: integers (N,) from 0 to classes - 1.
@@ -80,7 +80,7 @@ def cross_entropy(input: Tensor, target: ArrayLike, reduction: str = "mean") -> 
         raise TypeError(f"target has dtype {labels.dtype}; allowed are integers")
     if labels.shape != x.shape[:1]:
         raise ValueError(f"target has shape {labels.shape}; allowed is {x.shape[:1]}")
-    if labels.size and not (0 <= labels.min() and labels.max() < x.shape[1]):
+    if labels.size and not (labels.min() >= 0 and labels.max() < x.shape[1]):
         outside = labels[(labels < 0) | (labels >= x.shape[1])][0]
         raise ValueError(f"target has the class {outside}; allowed are 0 to {x.shape[1] - 1}")
     labels = labels.astype(np.intp)

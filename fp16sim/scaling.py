@@ -50,7 +50,10 @@ class LossScale:
         interval = self.growth_interval
         _require(0 <= self.scale <= FP32.max, "scale", self.scale, "0 to fp32's max")
         _require(
-            1 < self.growth_factor <= FP32.max, "growth_factor", self.growth_factor, "over 1, finite"
+            1 < self.growth_factor <= FP32.max,
+            "growth_factor",
+            self.growth_factor,
+            "over 1, finite",
         )
         _require(
             0 < self.backoff_factor < 1, "backoff_factor", self.backoff_factor, "between 0 and 1"

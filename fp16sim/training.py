@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array
@@ -12,7 +12,8 @@ from fp16sim.precision import autocast
 from fp16sim.scaling import GradScaler
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """What one training step did."""
 
     index: int

@@ -56,6 +56,6 @@ def check_gradients(
     )
     if not abs(numeric - analytic) <= tolerance * scale:
         raise AssertionError(
-            f"backward gives {analytic!r} along a random direction, finite differences {numeric!r}: "
+            f"along a random direction backward gives {analytic!r}, differences {numeric!r}: "
             f"apart by {abs(numeric - analytic):.3g}, allowed is {tolerance * scale:.3g}"
         )

@@ -1,6 +1,7 @@
 """Where the ideas meet: policy, casts, arithmetic, one rounding on store, and the tape.
 
-A primitive is written on arrays alone and returns its value and what its backward will need::
+A primitive is written on arrays alone and returns its value and what its backward will need (the
+value itself, if named there, as it will be stored)::
 
     @primitive
     def multiply(x, y):
@@ -18,7 +19,7 @@ record. The tape sums over broadcast axes and rounds what the rule returns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -30,6 +31,8 @@ from fp16sim.precision import format_for
 from fp16sim.rounding import store
 
 N = TypeVar("N", bound=Node)
+R = TypeVar("R", bound=Rule)
+Forward: TypeAlias = Callable[..., tuple[Array, tuple[Any, ...]]]
 
 #: every primitive by name: tests and tables go over all of them
 PRIMITIVES: dict[str, Primitive] = {}
@@ -38,7 +41,7 @@ PRIMITIVES: dict[str, Primitive] = {}
 class Primitive:
     """A forward function on arrays with its backward rule; see the module's text."""
 
-    def __init__(self, forward: Callable[..., tuple[Array, tuple[Any, ...]]], exact: bool) -> None:
+    def __init__(self, forward: Forward, exact: bool) -> None:
         self.name = forward.__name__
         self.__doc__ = forward.__doc__
         self.exact = exact
@@ -46,7 +49,7 @@ class Primitive:
         self._rule: Rule | None = None
         PRIMITIVES[self.name] = self
 
-    def backward(self, rule: Rule) -> Rule:
+    def backward(self, rule: R) -> R:
         """Decorator that registers the rule: gradient and residuals to one gradient per input."""
         self._rule = rule
         return rule
@@ -59,12 +62,22 @@ class Primitive:
             value, residuals = self._forward(*(node.data for node in inputs), **options)
         origin = events.Origin(events.current_scope(), self.name, "activation")
         stored = value if self.exact else store(np.asarray(value), fmt, origin)
+        # Backward sees what was stored, not the value before rounding, which no longer exists.
+        residuals = tuple(stored if kept is value else kept for kept in residuals)
         return _recorded(inputs, stored, fmt, origin, self._rule, residuals, self.exact)
 
 
+@overload
+def primitive(forward: Forward) -> Primitive: ...
+
+
+@overload
+def primitive(*, exact: bool) -> Callable[[Forward], Primitive]: ...
+
+
 def primitive(
-    forward: Callable[..., tuple[Array, tuple[Any, ...]]] | None = None, *, exact: bool = False
-) -> Any:
+    forward: Forward | None = None, *, exact: bool = False
+) -> Primitive | Callable[[Forward], Primitive]:
     """Decorator: make a primitive of a function on arrays.
 
     exact: the values of the result, and of the gradients it passes on, are values of its inputs

@@ -197,10 +197,13 @@ class Tensor(tape.Node):
 
     def reshape(self, *shape_: int | tuple[int, ...]) -> Tensor:
         """The same values in another shape, as ``reshape(2, -1)`` or ``reshape((2, -1))``."""
-        sizes = shape_[0] if len(shape_) == 1 and isinstance(shape_[0], tuple) else shape_
-        known = math.prod(size for size in sizes if size != -1)  # type: ignore[misc]
+        sizes: tuple[Any, ...] = shape_
+        if len(shape_) == 1 and isinstance(shape_[0], tuple):
+            sizes = shape_[0]
+        known = math.prod(size for size in sizes if size != -1)
         unknown = sum(size == -1 for size in sizes)
-        if unknown > 1 or (self.size % known if unknown and known else self.size != known):
+        fits = known and self.size % known == 0 if unknown else known == self.size
+        if unknown > 1 or not fits or any(size < -1 for size in sizes):
             raise ValueError(f"cannot reshape {self.shape} ({self.size} values) to {sizes}")
         return shape.reshape(self, shape=sizes)
 

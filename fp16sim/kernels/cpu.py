@@ -2,7 +2,7 @@
 
 Two kernels, both exact and both free of branches on the data:
 
-*magic*: adding C = 1.5·2^(e+t-p) to x (|x| in [2^e, 2^(e+1)), carrier with t bits, format with p)
+*magic*: adding C = 1.5·2^(e+t-p) to x (2^e <= |x| < 2^(e+1); the carrier has t bits, the format p)
 moves x to where the carrier's own spacing is the format's, so the adder of the processor rounds it,
 ties to even; subtracting C brings it back, exactly. C comes from x's exponent bits, never less
 than emin's, so subnormals need no special case. It needs t-p >= 2 and C below the carrier's range.
@@ -38,14 +38,17 @@ class Carrier:
 
     @property
     def fraction_bits(self) -> int:
+        """Bits after the implicit one."""
         return self.fmt.precision - 1
 
     @property
     def sign_mask(self) -> Any:
+        """The sign bit set, all else clear."""
         return self.words(1 << (self.fmt.bits - 1))
 
     @property
     def exponent_mask(self) -> Any:
+        """The exponent field set, all else clear."""
         return self.words(((1 << self.fmt.exponent_bits) - 1) << self.fraction_bits)
 
     def power_bits(self, exponent: int) -> Any:

@@ -4,6 +4,8 @@ Neural Networks", Science 313 (2006), here for 8x8 images and trained in one go 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from fp16sim import nn
@@ -26,7 +28,8 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """activation(x Wᵀ + b)."""
-        return self.activation(self.linear(x))
+        y: Tensor = self.activation(self.linear(x))
+        return y
 
 
 class Autoencoder(nn.Module):
@@ -50,7 +53,7 @@ class Autoencoder(nn.Module):
         if len(sizes) < 2:
             raise ValueError(f"sizes={sizes!r} is too short; allowed are two sizes or more")
         random = generator(rng)
-        down = list(zip(sizes[:-1], sizes[1:], strict=True))
+        down = list(pairwise(sizes))
         up = [(outputs, inputs) for inputs, outputs in reversed(down)]
         kinds = [activation] * (len(up) - 1) + ["sigmoid"]
         self.encoder = nn.Sequential(*(Dense(i, o, activation, random) for i, o in down))

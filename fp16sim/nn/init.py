@@ -10,7 +10,7 @@ from fp16sim.backend import Array, RandomLike, generator
 
 
 def xavier_uniform(shape: tuple[int, int], rng: RandomLike = None) -> Array:
-    """Uniform in ±sqrt(6 / (in + out)) for shape (out, in). Source: Glorot and Bengio 2010, eq. 16."""
+    """Uniform in ±sqrt(6 / (in + out)) for shape (out, in); Glorot and Bengio 2010, eq. 16."""
     bound = math.sqrt(6 / sum(shape))
     return generator(rng).uniform(-bound, bound, shape).astype(np.float32)
 

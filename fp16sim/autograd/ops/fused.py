@@ -1,6 +1,6 @@
-"""Primitives of several steps that a GPU runs as one kernel: inside they keep the carrier's precision.
+"""Primitives of several steps that a GPU runs as one kernel.
 
-Only what is stored is rounded, and of these only the last result is stored.
+Inside they keep the carrier's precision; only what is stored is rounded: the last result.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def linear(x: Array, weight: Array, *bias: Array) -> Any:
 @linear.backward
 def _(g: Array, x: Array, weight: Array, has_bias: bool) -> Any:
     rows = g.reshape(-1, g.shape[-1])
-    of_input = lambda: g @ weight  # noqa: E731
-    of_weight = lambda: rows.T @ x.reshape(-1, x.shape[-1])  # noqa: E731
-    of_bias = lambda: rows.sum(axis=0)  # noqa: E731
+    of_input = lambda: g @ weight
+    of_weight = lambda: rows.T @ x.reshape(-1, x.shape[-1])
+    of_bias = lambda: rows.sum(axis=0)
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 

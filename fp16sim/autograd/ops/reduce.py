@@ -20,7 +20,7 @@ def _spread(g: Array, shape: tuple[int, ...], axis: Axes, keepdims: bool) -> Arr
 
 
 @primitive
-def sum(x: Array, *, axis: Axes = None, keepdims: bool = False) -> Any:  # noqa: A001
+def sum(x: Array, *, axis: Axes = None, keepdims: bool = False) -> Any:
     """Sum over ``axis`` (all axes if None)."""
     return x.sum(axis=axis, keepdims=keepdims), (x.shape, axis, keepdims)
 

@@ -1,0 +1,221 @@
+"""The command line: thin. Results go to standard output, progress and remarks to standard error."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from fp16sim.experiments.rescue import Rescue, Run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="fp16sim")
+def main() -> None:
+    """See what half precision does to a neural network."""
+
+
+def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
+    """A count ("5" is seeds 0 to 4) or a list ("0,3,7")."""
+    try:
+        numbers = [int(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a count nor a list like 0,3,7") from None
+    if "," not in value:
+        numbers = list(range(numbers[0]))
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise click.BadParameter(
+            f"{value!r} gives no usable seeds; allowed is a count of at least 1 or a list of "
+            "different numbers >= 0"
+        )
+    return numbers
+
+
+@main.command(
+    epilog="Example: fp16sim rescue --seeds 1 --out /tmp/rescue",
+    short_help="Train in fp16 with and without loss scaling, and see the difference.",
+)
+@click.option(
+    "--seeds",
+    callback=_seeds,
+    default="5",
+    show_default=True,
+    metavar="COUNT|LIST",
+    help="How many, or which: 5 is 0 to 4; 0,3,7 is these.",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=600, show_default=True)
+@click.option("--fast", is_flag=True, help="One seed and 250 steps, unless said otherwise.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("figures"),
+    show_default=True,
+    help="Folder for rescue.svg and rescue.png.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON, nothing else.")
+@click.pass_context
+def rescue(
+    ctx: click.Context, seeds: list[int], steps: int, fast: bool, out: Path, as_json: bool
+) -> None:
+    """Train a deep autoencoder on real digits in fp32, in fp16, in fp16 with fp32 master weights,
+    and in fp16 with loss scaling: same weights, same batches. Print what became of the gradients,
+    and draw it.
+    """
+    from fp16sim import plots
+    from fp16sim.experiments import rescue as experiment
+
+    if fast:
+        given = click.core.ParameterSource.DEFAULT
+        seeds = [0] if ctx.get_parameter_source("seeds") is given else seeds
+        steps = 250 if ctx.get_parameter_source("steps") is given else steps
+    _check_writable(out)
+    try:
+        result = _with_progress(seeds, steps)
+    except ImportError as error:
+        raise click.ClickException(str(error)) from error
+    labels = {name: variant.label for name, variant in experiment.VARIANTS.items()}
+    paths = plots.save(plots.rescue_figure(result, labels), out, "rescue")
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), allow_nan=True))
+    else:
+        _print_rescue(result, labels)
+    click.echo("Figure: " + ", ".join(str(path) for path in paths), err=True)
+
+
+def _check_writable(out: Path) -> None:
+    """Create the folder now, so that no work is lost if it cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(13, "not writable")
+    except OSError as error:
+        raise click.BadParameter(f"cannot write to {out}: {error}", param_hint="--out") from error
+
+
+def _with_progress(seeds: list[int], steps: int) -> Rescue:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from fp16sim.experiments import rescue as experiment
+
+    total = len(seeds) * len(experiment.VARIANTS)
+    columns = (TextColumn("training runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress, _workers(total) as executor:
+        task = progress.add_task("runs", total=total)
+
+        def on_run(name: str, run: Run) -> None:
+            progress.advance(task)
+
+        return experiment.rescue(seeds, steps, executor=executor, on_run=on_run)
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Executor]:
+    """A process per core, each with one BLAS thread.
+
+    These matrices are too small for several BLAS threads to pay, and with one the results do not
+    depend on the number of cores.
+    """
+    names = ("OPENBLAS", "MKL", "OMP", "VECLIB_MAXIMUM")
+    settings = {f"{name}_THREADS" if "_" in name else f"{name}_NUM_THREADS": "1" for name in names}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)  # read by the workers as they load NumPy
+    executor = ProcessPoolExecutor(
+        min(os.cpu_count() or 1, jobs), mp_context=multiprocessing.get_context("spawn")
+    )
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _print_rescue(result: Rescue, labels: dict[str, str]) -> None:
+    import numpy as np
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from fp16sim.experiments.rescue import explain
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 100
+    seeds = [run.seed for run in result.runs["fp32"]]
+
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
+        for position, column in enumerate(columns):
+            made.add_column(column, justify="left" if position == 0 else "right")
+        return made
+
+    errors = table(
+        f"Test error after {result.steps} steps (mean squared error per pixel); "
+        f"predicting the mean image gives {result.baseline_mse:.4f}",
+        "seed",
+        *(f"{labels[name]}" for name in result.runs),
+    )
+    for position, seed in enumerate(seeds):
+        fp32 = result.runs["fp32"][position].test_mse
+        cells = [
+            f"{runs[position].test_mse:.5f} ({runs[position].test_mse / fp32 - 1:+.1%})"
+            for runs in result.runs.values()
+        ]
+        errors.add_row(str(seed), f"{fp32:.5f}", *cells[1:])
+    console.print(errors)
+
+    fates = table(
+        f"What became of all gradient values that were stored (median of {len(seeds)} seeds)",
+        "run",
+        "zero already",
+        "flushed",
+        "subnormal",
+        "overflowed",
+        "updates without effect",
+        "steps skipped",
+        "final scale",
+    )
+    for name, runs in result.runs.items():
+
+        def median(values: list[float]) -> float:
+            return float(np.median(values))
+
+        fates.add_row(
+            labels[name],
+            *(
+                f"{median([run.gradients.share(fate) for run in runs]):.2%}"
+                for fate in ("zero", "flushed", "subnormal", "overflowed")
+            ),
+            f"{median([run.updates_unchanged for run in runs]):.1%}",
+            f"{median([run.steps_skipped for run in runs]):g}",
+            f"{median([run.final_scale for run in runs]):g}",
+        )
+    console.print(fates)
+
+    layers = table(
+        f"Where the signal dies: fp16 with master weights, loss x 1, seed {seeds[0]}",
+        "layer, from the loss down",
+        "activation gradients: zero already",
+        "flushed",
+        "weight gradients: zero already",
+        "flushed",
+    )
+    for layer, roles in result.runs["fp16_master"][0].layers.items():
+        counts = (roles["activation gradient"], roles["weight gradient"])
+        layers.add_row(
+            layer, *(f"{c.share(fate):.2%}" for c in counts for fate in ("zero", "flushed"))
+        )
+    console.print(layers)
+    console.print(explain(result))

@@ -1,0 +1,1 @@
+"""Complete experiments: what the commands run, as functions that return plain records."""

@@ -1,0 +1,263 @@
+"""The rescue: one deep autoencoder, trained four times from the same weights on the same batches.
+
+In fp32; all in fp16; in fp16 with fp32 master weights; and with master weights and dynamic loss
+scaling. Everything else is equal, so whatever differs is what half precision did.
+
+The network is that of Hinton and Salakhutdinov (Science 313, 2006) for 8x8 digits. The loss is the
+mean over pixels, so every gradient starts below 2 / (512·64) = 2^-14, the end of fp16's normal
+range; sigmoid layers, whose derivative is at most 1/4, shrink it further on the way down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fp16sim import data, functional
+from fp16sim.autograd import Tensor, no_grad
+from fp16sim.backend import Array
+from fp16sim.events import Counts
+from fp16sim.formats import FP16, FP32, Format
+from fp16sim.models import Autoencoder
+from fp16sim.optim import Adam
+from fp16sim.precision import autocast
+from fp16sim.scaling import GradScaler
+from fp16sim.training import Step, train
+from fp16sim.xray import XRay, watch
+
+BATCH_SIZE = 512
+LEARNING_RATE = 3e-3
+STEPS = 600
+SHOWN_DIGITS = 10  # reconstructed in the figure: the first test image of each class
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train."""
+
+    label: str
+    #: the format of the weights and the images
+    weights: Format
+    #: the format in which activations and their gradients are stored
+    compute: Format
+    loss_scaling: bool = False
+
+
+VARIANTS: dict[str, Variant] = {
+    "fp32": Variant("fp32", FP32, FP32),
+    "fp16": Variant("all fp16", FP16, FP16),
+    "fp16_master": Variant("fp16 + master weights", FP32, FP16),
+    "fp16_scaled": Variant("fp16 + loss scaling", FP32, FP16, loss_scaling=True),
+}
+
+#: the layers from the loss down: the order in which a gradient passes them
+LAYERS = ("decoder.2", "decoder.1", "decoder.0", "encoder.2", "encoder.1", "encoder.0")
+
+
+@dataclass
+class Run:
+    """What came out of training one variant with one seed."""
+
+    seed: int
+    #: mean squared error per pixel on the test images
+    test_mse: float
+    #: training loss of every step
+    losses: list[float]
+    steps_skipped: int
+    #: the loss scale after the last step; 1 without scaling
+    final_scale: float
+    #: what became of all gradient values that were stored, over all steps
+    gradients: Counts
+    #: of the weights' gradients among them
+    weight_gradients: Counts
+    #: share of all weight updates that left the weight as it was
+    updates_unchanged: float
+    #: by layer: what became of activation gradients and of weight gradients
+    layers: dict[str, dict[str, Counts]]
+    #: (SHOWN_DIGITS, 64), from 0 to 1
+    reconstructions: Array = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers for ``--json``; shares are of all stored gradient values, from 0 to 1."""
+        return {
+            "seed": self.seed,
+            "test_mse": self.test_mse,
+            "train_loss": self.losses[-1],
+            "gradients": shares(self.gradients),
+            "weight_gradients": shares(self.weight_gradients),
+            "updates_unchanged": self.updates_unchanged,
+            "steps_skipped": self.steps_skipped,
+            "final_scale": self.final_scale,
+            "layers": {
+                layer: {role: shares(counts) for role, counts in roles.items()}
+                for layer, roles in self.layers.items()
+            },
+        }
+
+
+@dataclass
+class Rescue:
+    """All runs, and what they are compared with."""
+
+    #: test error of predicting the mean training image for everything
+    baseline_mse: float
+    steps: int
+    runs: dict[str, list[Run]]
+    #: (SHOWN_DIGITS, 64): the originals of the reconstructions
+    originals: Array = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record that ``fp16sim rescue --json`` prints."""
+        return {
+            "baseline_mse": self.baseline_mse,
+            "steps": self.steps,
+            "batch_size": BATCH_SIZE,
+            "learning_rate": LEARNING_RATE,
+            "runs": {name: [run.to_dict() for run in runs] for name, runs in self.runs.items()},
+        }
+
+
+def shares(counts: Counts) -> dict[str, float]:
+    """The disjoint fates of values, each as a share of all."""
+    names = ("zero", "flushed", "subnormal", "normal", "overflowed", "nonfinite")
+    return {name: counts.share(name) for name in names}
+
+
+def rescue(
+    seeds: Sequence[int] = range(5),
+    steps: int = STEPS,
+    *,
+    executor: Executor | None = None,
+    on_run: Callable[[str, Run], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Rescue:
+    """Train every variant with every seed.
+
+    executor: any ``concurrent.futures`` executor to spread the runs over; None runs them here, one
+    after another, and only then ``on_step`` is called. on_run: called as each run ends.
+    Raises ValueError for no seeds, negative or repeated ones, or steps below 1; ImportError if
+    scikit-learn is missing.
+    """
+    seeds = list(seeds)
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={seeds!r} is not allowed; they must be different, each >= 0")
+    if steps < 1:
+        raise ValueError(f"steps={steps!r} is not allowed; it must be at least 1")
+    digits = data.digits()
+    baseline = float(np.square(digits.test_images - digits.train_images.mean(axis=0)).mean())
+    jobs = [(name, seed) for seed in seeds for name in VARIANTS]
+    runs: dict[tuple[str, int], Run] = {}
+
+    def done(job: tuple[str, int], run: Run) -> None:
+        runs[job] = run
+        if on_run is not None:
+            on_run(job[0], run)
+
+    if executor is None:
+        for job in jobs:
+            done(job, run_variant(*job, steps, on_step))
+    else:
+        futures: dict[Future[Run], tuple[str, int]] = {
+            executor.submit(run_variant, *job, steps): job for job in jobs
+        }
+        for future in as_completed(futures):
+            done(futures[future], future.result())
+    by_variant = {name: [runs[name, seed] for seed in seeds] for name in VARIANTS}
+    return Rescue(baseline, steps, by_variant, digits.test_images[_shown(digits)])
+
+
+def run_variant(
+    name: str, seed: int, steps: int, on_step: Callable[[Step], None] | None = None
+) -> Run:
+    """Train one variant. The seed decides the initial weights and the order of the batches."""
+    variant = VARIANTS[name]
+    digits = data.digits()
+    model = Autoencoder(rng=seed).to(variant.weights)
+    optimizer = Adam(model.parameters(), lr=LEARNING_RATE)
+    precision = autocast(variant.compute, enabled=variant.compute != variant.weights)
+    scaler = GradScaler(enabled=variant.loss_scaling)
+
+    def reconstruct(images: Array) -> tuple[Tensor, Tensor]:
+        x = Tensor(images, fmt=variant.weights)
+        return model(x), x
+
+    def loss_of(batch: Array) -> Tensor:
+        return functional.mse_loss(*reconstruct(digits.train_images[batch]))
+
+    order = data.batches(len(digits.train_images), BATCH_SIZE, steps, rng=seed)
+    with watch(model) as xray:
+        history = train(
+            loss_of, order, optimizer, precision=precision, scaler=scaler, on_step=on_step
+        )
+    with no_grad(), precision if variant.compute != variant.weights else nullcontext():
+        drawn = reconstruct(digits.test_images)[0].numpy().astype(np.float64)
+
+    select = partial(xray.select, fmt=variant.compute)
+    return Run(
+        seed=seed,
+        test_mse=float(np.square(drawn - digits.test_images).mean()),
+        losses=[step.loss for step in history],
+        steps_skipped=sum(step.skipped for step in history),
+        final_scale=scaler.get_scale(),
+        gradients=select(role=" gradient"),
+        weight_gradients=select(role="weight gradient"),
+        updates_unchanged=xray.all_updates().unchanged_share,
+        layers=_by_layer(xray, variant.compute),
+        reconstructions=drawn[_shown(digits)],
+    )
+
+
+def _by_layer(xray: XRay, fmt: Format) -> dict[str, dict[str, Counts]]:
+    return {
+        layer: {
+            role: xray.select(scope=layer, role=role, fmt=fmt)
+            for role in ("activation gradient", "weight gradient")
+        }
+        for layer in LAYERS
+    }
+
+
+def _shown(digits: data.Digits) -> Array:
+    """Positions of the first test image of every class."""
+    return np.array([int(np.argmax(digits.test_labels == label)) for label in range(SHOWN_DIGITS)])
+
+
+def explain(result: Rescue) -> str:
+    """Two sentences on what happened, from the numbers of the runs."""
+
+    def error(name: str) -> float:
+        return float(np.median([run.test_mse for run in result.runs[name]]))
+
+    fp32, scaled = error("fp32"), error("fp16_scaled")
+    unscaled, pure = error("fp16_master"), error("fp16")
+    if not fp32 < 0.9 * result.baseline_mse:
+        return (
+            f"After {result.steps} steps even fp32 draws little better than the mean image "
+            f"({fp32:.4f} against {result.baseline_mse:.4f}). Train longer to see a difference."
+        )
+    layers = result.runs["fp16_master"][0].layers
+    worst = max(LAYERS, key=lambda layer: layers[layer]["activation gradient"].share("flushed"))
+    flushed = layers[worst]["activation gradient"].share("flushed")
+    silent = layers[LAYERS[-1]]["weight gradient"].share("zero")
+    scale = result.runs["fp16_scaled"][0].final_scale
+    return (
+        f"Without loss scaling, fp16 rounded {flushed:.0%} of the activation gradients in {worst} "
+        f"to zero, which left {silent:.0%} of the weight gradients in {LAYERS[-1]} exactly zero "
+        f"before any rounding of their own, and the test error ended at {unscaled:.4f} with fp32 "
+        f"master weights and {pure:.4f} without (fp32: {fp32:.4f}; the mean image: "
+        f"{result.baseline_mse:.4f}). With the loss multiplied by {scale:.0f} the same gradients "
+        f"stayed above fp16's smallest number, and the error, {scaled:.4f}, was never more than "
+        f"{_largest_gap(result):.1%} away from fp32's."
+    )
+
+
+def _largest_gap(result: Rescue) -> float:
+    """The largest relative difference in test error between fp32 and the scaled run of a seed."""
+    pairs = zip(result.runs["fp16_scaled"], result.runs["fp32"], strict=True)
+    return max(abs(scaled.test_mse / fp32.test_mse - 1) for scaled, fp32 in pairs)
