@@ -2,7 +2,7 @@
 
 Two kernels, both exact and both free of branches on the data:
 
-*magic*: adding C = 1.5·2^(e+t-p) to x (2^e <= |x| < 2^(e+1); the carrier has t bits, the format p)
+*magic*: adding C = 1.5·2^(e+t-p) to x (2^e <= |x| < 2^(e+1), carrier of t bits, format of p)
 moves x to where the carrier's own spacing is the format's, so the adder of the processor rounds it,
 ties to even; subtracting C brings it back, exactly. C comes from x's exponent bits, never less
 than emin's, so subnormals need no special case. It needs t-p >= 2 and C below the carrier's range.

@@ -31,6 +31,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def __call__(self, *inputs: Any) -> Any:
+        """Run ``forward`` in this module's scope."""
         with scope(self._name):
             return self.forward(*inputs)
 

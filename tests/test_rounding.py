@@ -1,0 +1,271 @@
+"""round_to against exact rational arithmetic, NumPy, ml_dtypes, and the laws of rounding."""
+
+import warnings
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
+import pytest
+from conftest import ORACLE_DTYPES, assert_same_bits, astype
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fp16sim as fs
+from fp16sim.kernels import cpu, reference
+
+ALL_FP16 = np.arange(65536, dtype=np.uint16).view(np.float16)
+FORMATS = [fs.FP32, fs.TF32, *ORACLE_DTYPES]
+
+floats32 = st.floats(width=32, allow_nan=False)
+floats64 = st.floats(allow_nan=False)
+formats = st.sampled_from(FORMATS)
+
+
+def neighbourhood(values):
+    """Values with their neighbours on both sides, in their dtype."""
+    with np.errstate(all="ignore"):
+        below, above = np.nextafter(values, -np.inf), np.nextafter(values, np.inf)
+    return np.concatenate([below, values, above])
+
+
+def midpoints_of_fp16():
+    """Every midpoint of two neighbouring finite fp16 numbers, in float64, with 65520 and -65520."""
+    finite = np.sort(ALL_FP16[np.isfinite(ALL_FP16)].astype(np.float64))
+    finite = np.concatenate([[-65536.0], np.unique(finite), [65536.0]])
+    return (finite[:-1] + finite[1:]) / 2
+
+
+class TestFp16Exhaustively:
+    def test_every_value_is_its_own_rounding(self):
+        for dtype in (np.float32, np.float64):
+            values = astype(ALL_FP16, dtype)
+            assert_same_bits(fs.round_to(values, fs.FP16), values)
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_every_midpoint_and_its_neighbours(self, dtype):
+        x = neighbourhood(midpoints_of_fp16().astype(dtype))  # exact: 12 bits
+        expected = np.array([reference.round_ties_to_even(float(v), fs.FP16) for v in x], dtype)
+        assert_same_bits(fs.round_to(x, fs.FP16), expected)
+        assert_same_bits(expected, astype(astype(x, np.float16), dtype))  # the oracle's oracle
+
+    def test_neighbours_of_every_value(self):
+        x = neighbourhood(astype(ALL_FP16, np.float32))
+        assert_same_bits(fs.round_to(x, fs.FP16), astype(astype(x, np.float16), np.float32))
+
+
+@pytest.mark.parametrize("fmt", ORACLE_DTYPES, ids=repr)
+def test_random_float32_bit_patterns_against_numpy_and_ml_dtypes(fmt, rng):
+    x = rng.integers(0, 2**32, 1_000_000, dtype=np.uint32).view(np.float32)
+    x = x if fmt.nans else x[~np.isnan(x)]  # ml_dtypes has to make something else of NaN there
+    assert_same_bits(fs.round_to(x, fmt), astype(astype(x, ORACLE_DTYPES[fmt]), np.float32))
+
+
+@pytest.mark.parametrize("fmt", ORACLE_DTYPES, ids=repr)
+def test_every_value_of_every_small_format_round_trips(fmt):
+    dtype = ORACLE_DTYPES[fmt]
+    codes = np.arange(2**fmt.bits, dtype=np.uint16 if fmt.bits > 8 else np.uint8)
+    values = astype(codes.view(dtype), np.float32)
+    assert_same_bits(fs.round_to(values, fmt), values)
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=repr)
+@pytest.mark.parametrize("saturate", [False, True])
+def test_against_exact_arithmetic(fmt, saturate, rng):
+    """Random values around the format's range, and around midpoints, from float64."""
+    exponents = rng.integers(fmt.emin - fmt.precision - 3, fmt.emax + 3, 3000)
+    grid = rng.integers(0, 2**fmt.precision, 3000) * 2.0 ** -(fmt.precision - 1)
+    ties = np.ldexp(grid + 2.0**-fmt.precision, np.minimum(exponents, 1000))
+    x = np.concatenate([neighbourhood(ties), np.ldexp(rng.uniform(1, 2, 3000), exponents)])
+    x *= rng.choice([-1.0, 1.0], x.shape)
+    specials = [0.0, -0.0, np.inf, -np.inf, fmt.max, -fmt.max, fmt.smallest_subnormal / 2, np.nan]
+    x = np.concatenate([x, specials])
+    expected = np.array([reference.round_ties_to_even(float(v), fmt, saturate) for v in x])
+    assert_same_bits(fs.round_to(x, fmt, saturate=saturate), expected)
+    with np.errstate(over="ignore", under="ignore"):
+        x32 = x.astype(np.float32)
+    expected = [reference.round_ties_to_even(float(v), fmt, saturate) for v in x32]
+    assert_same_bits(fs.round_to(x32, fmt, saturate=saturate), np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("x", "fmt", "expected"),
+    [
+        # float64 input that a detour through float32 would round twice
+        (1 + 2.0**-11 + 2.0**-40, "fp16", 1 + 2.0**-10),
+        (65520 - 2.0**-30, "fp16", 65504.0),
+        (1 + 2.0**-8 + 2.0**-40, "bf16", 1 + 2.0**-7),
+        (1 + 2.0**-4 + 2.0**-40, "e4m3", 1.125),
+        (2.0**-25, "fp16", 0.0),
+        (2.0**-25 * (1 + 2.0**-52), "fp16", 2.0**-24),
+        (65520.0, "fp16", np.inf),
+        (1 + 2.0**-24 + 2.0**-50, "fp32", 1 + 2.0**-23),
+        (464.0, "e4m3", 448.0),
+        (465.0, "e4m3", np.nan),
+        (61440.0, "e5m2", np.inf),
+        (1e30, "e2m1", 6.0),
+        (-1e-30, "fp16", -0.0),
+    ],
+)
+def test_known_cases(x, fmt, expected):
+    for sign in (1.0, -1.0):
+        assert_same_bits(fs.round_to(np.array([sign * x]), fmt), np.array([sign * expected]))
+
+
+class TestLaws:
+    @given(floats64, formats)
+    def test_idempotent(self, x, fmt):
+        once = fs.round_to(x, fmt)
+        assert_same_bits(fs.round_to(once, fmt), once)
+
+    @given(floats64, floats64, formats)
+    def test_monotone(self, x, y, fmt):
+        low, high = fs.round_to(sorted([x, y]), fmt, saturate=True)
+        assert low <= high
+
+    @given(floats64, formats)
+    def test_odd(self, x, fmt):
+        assert_same_bits(fs.round_to(-x, fmt), -fs.round_to(x, fmt))
+
+    @given(floats64, formats)
+    def test_error_is_at_most_half_an_ulp(self, x, fmt):
+        rounded = float(fs.round_to(x, fmt))
+        if abs(x) <= fmt.max:
+            exponent = max(int(np.frexp(x)[1]) - 1, fmt.emin)
+            ulp = Fraction(2) ** (exponent - fmt.precision + 1)
+            assert abs(Fraction(rounded) - Fraction(x)) <= ulp / 2
+
+    @given(floats32, st.sampled_from(list(ORACLE_DTYPES)))
+    def test_lies_between_the_neighbours_of_x(self, x, fmt):
+        """No number of the format is nearer, and none lies strictly between x and its rounding."""
+        rounded = fs.round_to(x, fmt, saturate=True)
+        if abs(x) > fmt.max:
+            assert abs(rounded) == fmt.max
+            return
+        dtype = ORACLE_DTYPES[fmt]
+        here = np.array(rounded, dtype)
+        with np.errstate(all="ignore"):
+            neighbours = [float(np.nextafter(here, np.array(s, dtype))) for s in (-fmt.max, fmt.max)]
+        assert neighbours[0] <= x <= neighbours[1]
+        assert all(abs(rounded - x) <= abs(n - x) for n in neighbours)
+
+    @given(st.floats(width=32))
+    def test_float32_and_float64_input_agree(self, x):
+        for fmt in FORMATS:
+            narrow = fs.round_to(np.float32(x), fmt)
+            assert_same_bits(np.float64(narrow), fs.round_to(np.float64(x), fmt))
+
+
+class TestOtherFormats:
+    """Any precision and exponent range that the carrier can hold goes through one of the kernels."""
+
+    @given(
+        st.integers(2, 23),
+        st.integers(-126, 0),
+        st.integers(1, 127),
+        st.lists(st.floats(width=32), min_size=1, max_size=20),
+    )
+    def test_float32(self, precision, emin, emax, values):
+        fmt = fs.Format(name="any", precision=precision, emin=emin, emax=emax)
+        x = np.array(values, np.float32)
+        expected = [reference.round_ties_to_even(float(v), fmt) for v in x]
+        assert_same_bits(fs.round_to(x, fmt), np.array(expected, np.float32))
+
+    def test_what_does_not_fit_is_refused(self):
+        fmt = fs.Format(name="long", precision=30, emin=-14, emax=15)
+        with pytest.raises(ValueError, match=r"fmt=long does not fit float32.*float64"):
+            fs.round_to(np.ones(3, np.float32), fmt)
+        assert fs.round_to(1 / 3, fmt) == reference.round_ties_to_even(1 / 3, fmt)
+
+    def test_a_wider_format_leaves_values_alone(self, rng):
+        x = rng.standard_normal(100).astype(np.float32)
+        assert_same_bits(fs.round_to(x, "fp64"), x)
+
+
+class TestFlushing:
+    def test_subnormal_results_become_signed_zeros(self):
+        x = np.array([2.0**-15, -(2.0**-15), 2.0**-14, -(2.0**-14), 2.0**-14 * (1 - 2.0**-30)])
+        expected = np.array([0.0, -0.0, 2.0**-14, -(2.0**-14), 2.0**-14])
+        assert_same_bits(fs.round_to(x, "fp16", subnormals=False), expected)
+
+
+class TestInput:
+    def test_blocks_of_any_length(self, rng):
+        """Kernels work in blocks: lengths around their borders, with odd values in one block."""
+        for size in (0, 1, cpu.BLOCK - 1, cpu.BLOCK, cpu.BLOCK + 1, 2 * cpu.BLOCK + 3):
+            x = rng.standard_normal(size).astype(np.float32)
+            if size:
+                x[-1] = np.nan
+                x[0] = 1e6
+            for fmt in (fs.FP16, fs.BF16):
+                expected = astype(astype(x, ORACLE_DTYPES[fmt]), np.float32)
+                assert_same_bits(fs.round_to(x, fmt), expected)
+
+    def test_layouts(self, rng):
+        base = rng.standard_normal((6, 8)).astype(np.float32)
+        expected = astype(astype(base, np.float16), np.float32)
+        for view, of in [
+            (base[::2, ::-3], expected[::2, ::-3]),
+            (base.T, expected.T),
+            (np.asfortranarray(base), expected),
+            (base.astype(">f4"), expected),
+            (np.broadcast_to(base[0], (3, 8)), np.broadcast_to(expected[0], (3, 8))),
+        ]:
+            result = fs.round_to(view, "fp16")
+            assert_same_bits(result, np.ascontiguousarray(of))
+            assert result.flags.c_contiguous
+            assert result.flags.writeable
+
+    def test_never_a_view_and_never_changes_the_input(self, rng):
+        x = rng.standard_normal(10).astype(np.float32)
+        before = x.copy()
+        for fmt in ("fp32", "fp16", "bf16", "fp64"):
+            assert not np.shares_memory(fs.round_to(x, fmt), x)
+        assert_same_bits(x, before)
+        x.flags.writeable = False
+        fs.round_to(x, "fp16")
+
+    def test_scalars_lists_and_small_floats(self):
+        assert isinstance(fs.round_to(0.1, "fp16"), np.float64)
+        assert fs.round_to(np.float32(0.1), "fp16").dtype == np.float32
+        assert fs.round_to(np.array(0.1), "fp16").shape == ()
+        assert fs.round_to([[0.1, 0.2]], "fp16").shape == (1, 2)
+        assert fs.round_to(np.float16([0.1]), "bf16").dtype == np.float32
+        small = np.array([1.0, 1.25], ml_dtypes.bfloat16)
+        assert_same_bits(fs.round_to(small, "e5m2"), np.float32([1, 1.25]))
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            np.arange(3),
+            np.array([True]),
+            np.array([1j]),
+            np.array([None]),
+            "0.1",
+            None,
+            [1, 2],
+            [[1.0], [1.0, 2.0]],
+            np.ma.masked_array([1.0], [True]),
+            np.longdouble(1),
+        ],
+        ids=lambda bad: type(bad).__name__,
+    )
+    def test_other_types_are_refused_by_name(self, bad):
+        with pytest.raises(TypeError, match="x "):
+            fs.round_to(bad, "fp16")
+
+    def test_integers_are_told_what_to_do(self):
+        with pytest.raises(TypeError, match=r"x has dtype int64; allowed.*x\.astype"):
+            fs.round_to(np.arange(3), "fp16")
+
+    def test_unknown_mode_lists_what_is_allowed(self):
+        with pytest.raises(ValueError, match="mode='nearest'.*ties_to_even"):
+            fs.round_to(1.0, "fp16", "nearest")
+
+    def test_no_warning_and_no_change_of_error_state(self):
+        with np.errstate(all="raise"), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            state = np.geterr()
+            for fmt in FORMATS:
+                fs.round_to(np.float32([1e38, -1e38, 1e-44, np.inf, np.nan]), fmt)
+                fs.round_to(np.float64([1e308, 5e-324, np.nan]), fmt)
+            assert np.geterr() == state
