@@ -89,9 +89,10 @@ def float_array(x: object, argument: str) -> Array:
         array = np.asarray(x)
     except ValueError as error:
         raise TypeError(f"{argument} cannot be made an array: {error}") from error
-    if array.dtype in (np.float32, np.float64):
-        return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
-    if array.dtype == np.float16 or _is_small_float(array.dtype):
+    if array.dtype.type in (np.float32, np.float64):
+        native = array.dtype.newbyteorder("=")
+        return np.ascontiguousarray(array, native).reshape(array.shape)
+    if array.dtype.type is np.float16 or _is_small_float(array.dtype):
         return np.ascontiguousarray(array.astype(np.float32)).reshape(array.shape)
     hint = f"; say {argument}.astype('float32')" if array.dtype.kind in "iub" else ""
     raise TypeError(

@@ -30,7 +30,7 @@ class LossScale:
                                            scale *= growth_factor, unless that is not finite
                                            streak = 0
 
-    All in fp32, as on the GPU. There is no floor: a scale that keeps falling says that the fault
+    The scale is an fp32 number; products are rounded to it once. There is no floor: a scale that keeps falling says that the fault
     is not the scale's. Static is the same without moving.
 
     Raises ValueError for a scale below 0 or not finite, growth_factor <= 1, backoff_factor
@@ -76,13 +76,16 @@ def next_scale(state: LossScale, finite: bool) -> LossScale:
     if not state.dynamic:
         return state
     if not finite:
-        shrunk = np.float32(state.scale) * np.float32(state.backoff_factor)
-        return replace(state, scale=float(shrunk), streak=0)
+        return replace(state, scale=_float32(state.scale * state.backoff_factor), streak=0)
     if state.streak + 1 != state.growth_interval:
         return replace(state, streak=state.streak + 1)
-    with np.errstate(over="ignore"):
-        grown = np.float32(state.scale) * np.float32(state.growth_factor)
-    return replace(state, scale=float(grown) if np.isfinite(grown) else state.scale, streak=0)
+    grown = _float32(state.scale * state.growth_factor)
+    return replace(state, scale=grown if np.isfinite(grown) else state.scale, streak=0)
+
+
+def _float32(value: float) -> float:
+    with np.errstate(all="ignore"):
+        return float(np.float32(value))
 
 
 class _Stage(Enum):
@@ -120,7 +123,7 @@ class GradScaler:
     ) -> None:
         _require(init_scale > 0, "init_scale", init_scale, "over 0, finite")
         self._state = LossScale(
-            scale=float(np.float32(init_scale)) if init_scale <= FP32.max else init_scale,
+            scale=_float32(init_scale) if init_scale <= FP32.max else init_scale,
             growth_factor=growth_factor,
             backoff_factor=backoff_factor,
             growth_interval=growth_interval,
@@ -207,7 +210,7 @@ class GradScaler:
             return
         if new_scale is not None:
             _require(0 < new_scale <= FP32.max, "new_scale", new_scale, "over 0, finite")
-            self._state = replace(self._state, scale=float(np.float32(new_scale)))
+            self._state = replace(self._state, scale=_float32(new_scale))
         elif not self._finite:
             raise RuntimeError("update() without a step() or unscale_() before it")
         else:

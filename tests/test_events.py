@@ -15,9 +15,7 @@ F = fs.functional
 
 def recount(before, after, fmt):
     """One value at a time, as the definitions say."""
-    counts = dict.fromkeys(
-        ["zero", "flushed", "subnormal", "normal", "overflowed", "nonfinite"], 0
-    )
+    counts = dict.fromkeys(["zero", "flushed", "subnormal", "normal", "overflowed", "nonfinite"], 0)
     for b, a in zip(before.ravel().tolist(), after.ravel().tolist(), strict=True):
         if not np.isfinite(b):
             counts["nonfinite"] += 1

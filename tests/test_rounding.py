@@ -144,7 +144,9 @@ class TestLaws:
         dtype = ORACLE_DTYPES[fmt]
         here = np.array(rounded, dtype)
         with np.errstate(all="ignore"):
-            neighbours = [float(np.nextafter(here, np.array(s, dtype))) for s in (-fmt.max, fmt.max)]
+            neighbours = [
+                float(np.nextafter(here, np.array(s, dtype))) for s in (-fmt.max, fmt.max)
+            ]
         assert neighbours[0] <= x <= neighbours[1]
         assert all(abs(rounded - x) <= abs(n - x) for n in neighbours)
 

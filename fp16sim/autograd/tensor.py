@@ -270,6 +270,6 @@ def _checked_axes(
 
 
 def _format_of_dtype(data: object, values: Array) -> Format:
-    if getattr(data, "dtype", None) == np.float16:
+    if getattr(getattr(data, "dtype", None), "type", None) is np.float16:
         return FP16
     return FP64 if values.dtype == carrier_of(FP64) else FP32

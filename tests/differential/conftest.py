@@ -1,0 +1,1 @@
+"""These tests need PyTorch and run in CI: ``pytest tests/differential``."""

@@ -1,0 +1,252 @@
+"""The engine, the optimisers and the scaler against PyTorch on the CPU."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fp16sim as fs
+
+F = fs.functional
+T = torch.nn.functional
+
+
+def array(rng, *shape):
+    return rng.standard_normal(shape)
+
+
+#: ours, PyTorch's, shapes of the inputs
+CASES = {
+    "add": (lambda x, y: x + y, lambda x, y: x + y, (3, 4), (4,)),
+    "subtract": (lambda x, y: x - y, lambda x, y: x - y, (3, 1), (1, 4)),
+    "multiply": (lambda x, y: x * y, lambda x, y: x * y, (2, 3, 4), (3, 1)),
+    "negative": (lambda x: -x, lambda x: -x, (5,)),
+    "scalar": (lambda x: 2 - x * 3, lambda x: 2 - x * 3, (5,)),
+    "relu": (F.relu, T.relu, (30,)),
+    "sigmoid": (F.sigmoid, torch.sigmoid, (30,)),
+    "tanh": (F.tanh, torch.tanh, (30,)),
+    "sum": (lambda x: x.sum(), lambda x: x.sum(), (3, 4)),
+    "sum_axes": (
+        lambda x: x.sum(axis=(0, 2), keepdims=True),
+        lambda x: x.sum(dim=(0, 2), keepdim=True),
+        (2, 3, 4),
+    ),
+    "mean": (lambda x: x.mean(axis=-1), lambda x: x.mean(dim=-1), (3, 4)),
+    "reshape": (lambda x: x.reshape(2, -1), lambda x: x.reshape(2, -1), (3, 4)),
+    "matmul": (lambda x, y: x @ y, lambda x, y: x @ y, (5, 1, 3, 4), (2, 4, 2)),
+    "matmul_vector": (lambda x, y: x @ y, lambda x, y: x @ y, (5, 3, 4), (4,)),
+    "matmul_dot": (lambda x, y: x @ y, lambda x, y: x @ y, (4,), (4,)),
+    "linear": (F.linear, T.linear, (2, 5, 3), (4, 3), (4,)),
+    "mse_loss": (F.mse_loss, T.mse_loss, (3, 4), (3, 4)),
+    "mse_loss_sum": (
+        lambda x, t: F.mse_loss(x, t, reduction="sum"),
+        lambda x, t: T.mse_loss(x, t, reduction="sum"),
+        (3, 4),
+        (3, 4),
+    ),
+    "cross_entropy": (
+        lambda x: F.cross_entropy(x, [1, 0, 3]),
+        lambda x: T.cross_entropy(x, torch.tensor([1, 0, 3])),
+        (3, 4),
+    ),
+    "cross_entropy_none": (
+        lambda x: F.cross_entropy(x, [1, 0, 3], reduction="none"),
+        lambda x: T.cross_entropy(x, torch.tensor([1, 0, 3]), reduction="none"),
+        (3, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_in_float64(name, rng):
+    ours, torchs, *shapes = CASES[name]
+    data = [array(rng, *shape) for shape in shapes]
+    mine = [fs.Tensor(x, requires_grad=True) for x in data]
+    theirs = [torch.tensor(x, requires_grad=True) for x in data]
+    y, z = ours(*mine), torchs(*theirs)
+    assert y.shape == tuple(z.shape)
+    np.testing.assert_allclose(y.data, z.detach().numpy(), rtol=1e-12, atol=1e-300)
+    weights = array(rng, *y.shape)
+    y.backward(weights)
+    z.backward(torch.tensor(weights))
+    for x, t in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(x.grad.numpy(), t.grad.numpy(), rtol=1e-10, atol=1e-14)
+
+
+def test_the_corners_of_activations():
+    data = np.array([0.0, -0.0, 800.0, -800.0, np.inf, -np.inf, 1e-300])
+    for ours, torchs in ((F.relu, T.relu), (F.sigmoid, torch.sigmoid), (F.tanh, torch.tanh)):
+        x, t = fs.Tensor(data, requires_grad=True), torch.tensor(data, requires_grad=True)
+        y, z = ours(x), torchs(t)
+        y.sum().backward()
+        z.sum().backward()
+        np.testing.assert_allclose(y.data, z.detach().numpy(), rtol=1e-14)
+        np.testing.assert_allclose(x.grad.numpy(), t.grad.numpy(), rtol=1e-14)
+
+
+class TestRounding:
+    @pytest.mark.parametrize(
+        ("fmt", "dtype"),
+        [
+            (fs.FP16, torch.float16),
+            (fs.BF16, torch.bfloat16),
+            (fs.E5M2, torch.float8_e5m2),
+        ],
+        ids=["fp16", "bf16", "e5m2"],
+    )
+    def test_float32_casts(self, fmt, dtype, rng):
+        x = rng.integers(0, 2**32, 2_000_000, dtype=np.uint32).view(np.float32)
+        theirs = torch.from_numpy(x.copy()).to(dtype).to(torch.float32).numpy()
+        mine = fs.round_to(x, fmt)
+        same = (mine.view(np.uint32) == theirs.view(np.uint32)) | (
+            np.isnan(mine) & np.isnan(theirs)
+        )
+        assert same.all()
+
+    def test_e4m3_saturates_in_torch(self, rng):
+        """A convention, not an error: PyTorch's conversion is ours with saturate=True."""
+        x = rng.integers(0, 2**32, 1_000_000, dtype=np.uint32).view(np.float32)
+        theirs = torch.from_numpy(x.copy()).to(torch.float8_e4m3fn).to(torch.float32).numpy()
+        mine = fs.round_to(x, "e4m3", saturate=True)
+        assert np.array_equal(mine, theirs, equal_nan=True)
+
+    def test_type_promotion(self):
+        pairs = [(torch.float16, torch.bfloat16), (torch.float16, torch.float32)]
+        for a, b in pairs:
+            assert torch.promote_types(a, b) is torch.float32
+
+
+class TestHalfArithmetic:
+    """Primitives in fp16 against PyTorch's half tensors: same bits, not just close."""
+
+    def test_elementwise_forward_and_backward(self, rng):
+        data = [(rng.standard_normal(3000) * 10.0 ** rng.integers(-6, 4, 3000)) for _ in "xy"]
+        data = [x.astype(np.float16) for x in data]
+        for operation in (lambda x, y: x + y, lambda x, y: x - y, lambda x, y: x * y):
+            mine = [fs.Tensor(x, requires_grad=True) for x in data]
+            theirs = [torch.tensor(x, requires_grad=True) for x in data]
+            y, z = operation(*mine), operation(*theirs)
+            seed = rng.standard_normal(3000).astype(np.float16)
+            y.backward(seed)
+            z.backward(torch.tensor(seed))
+            assert np.array_equal(y.data, z.detach().float().numpy(), equal_nan=True)
+            for x, t in zip(mine, theirs, strict=True):
+                assert np.array_equal(x.grad.numpy(), t.grad.float().numpy(), equal_nan=True)
+
+    def test_sigmoid_rounds_once_where_torchs_cpu_kernel_rounds_thrice(self, rng):
+        """PyTorch computes g (1 - y) y for half on the CPU with a rounding after each step."""
+        data = (4 * rng.standard_normal(3000)).astype(np.float16)
+        x, t = fs.Tensor(data, requires_grad=True), torch.tensor(data, requires_grad=True)
+        seed = rng.standard_normal(3000).astype(np.float16)
+        y, z = F.sigmoid(x), torch.sigmoid(t)
+        assert np.array_equal(y.data, z.detach().float().numpy())
+        y.backward(seed)
+        z.backward(torch.tensor(seed))
+        g, s = seed, z.detach().numpy()
+        thrice = (g * (np.float16(1) - s)) * s
+        assert np.array_equal(t.grad.numpy(), thrice)
+        np.testing.assert_allclose(x.grad.numpy(), thrice, rtol=2 * fs.FP16.eps, atol=2.0**-23)
+
+
+def copies(rng, *shape):
+    start = rng.standard_normal(shape).astype(np.float32)
+    return fs.Tensor(start, requires_grad=True), torch.nn.Parameter(torch.tensor(start))
+
+
+@pytest.mark.parametrize(
+    ("ours", "torchs"),
+    [
+        (lambda p: fs.optim.SGD(p, lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+        (
+            lambda p: fs.optim.SGD(p, lr=0.1, momentum=0.9),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        ),
+        (lambda p: fs.optim.Adam(p, lr=3e-3), lambda p: torch.optim.Adam(p, lr=3e-3)),
+        (
+            lambda p: fs.optim.Adam(p, lr=0.1, betas=(0.5, 0.9), eps=1e-3),
+            lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.5, 0.9), eps=1e-3),
+        ),
+    ],
+    ids=["sgd", "momentum", "adam", "adam with settings"],
+)
+def test_optimisers_follow_torch(ours, torchs, rng):
+    w, v = copies(rng, 4, 3)
+    mine, theirs = ours([w]), torchs([v])
+    for _ in range(50):
+        gradient = (rng.standard_normal((4, 3)) * 10.0 ** rng.uniform(-6, 2)).astype(np.float32)
+        w.grad = fs.Tensor(gradient)
+        v.grad = torch.tensor(gradient)
+        mine.step()
+        theirs.step()
+    np.testing.assert_allclose(w.data, v.detach().numpy(), rtol=2e-5, atol=1e-6)
+
+
+settings_of_scalers = st.fixed_dictionaries(
+    {
+        "init_scale": st.sampled_from([1.0, 2.0**16, 2.0**-140, 2.0**126, 3.0]),
+        "growth_factor": st.sampled_from([2.0, 4.0, 1.5]),
+        "backoff_factor": st.sampled_from([0.5, 0.25, 0.7]),
+        "growth_interval": st.integers(1, 5),
+    }
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(settings_of_scalers, st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30))
+def test_scaler_traces_equal_torchs(choice, pattern):
+    """Two optimisers that share a scaler; each step one, both or none of them meet an infinity."""
+    (w1, v1), (w2, v2) = (copies(np.random.default_rng(i), 2) for i in (0, 1))
+    mine = [fs.optim.SGD([w], lr=0.5) for w in (w1, w2)]
+    theirs = [torch.optim.SGD([v], lr=0.5) for v in (v1, v2)]
+    ours, torchs = fs.GradScaler(**choice), torch.amp.GradScaler("cpu", **choice)
+    torchs.scale(torch.tensor(1.0))  # creates its state
+    for step in pattern:
+        for w, v, finite, a, b in zip((w1, w2), (v1, v2), step, mine, theirs, strict=True):
+            gradient = np.float32([1.0, 0.5 if finite else np.inf])
+            w.grad, v.grad = fs.Tensor(gradient), torch.tensor(gradient)
+            before = v.detach().clone()
+            stepped = ours.step(a)
+            torchs.step(b)
+            assert stepped is finite
+            assert stepped or torch.equal(before, v.detach())
+            if np.isfinite(v.detach().numpy()).all():
+                np.testing.assert_array_equal(w.data, v.detach().numpy())
+        ours.update()
+        torchs.update()
+        assert ours.get_scale() == torchs.get_scale()
+        state = torchs.state_dict()
+        assert ours.state_dict() == state
+        if ours.get_scale() == 0:
+            break
+
+
+def test_the_rescue_network_trains_as_in_torch(digits):
+    """The same autoencoder from the same weights, 30 steps of Adam in fp32."""
+    model = fs.models.Autoencoder(rng=0)
+    layers = []
+    for dense in [
+        *(m for _, m in model.encoder.children()),
+        *(m for _, m in model.decoder.children()),
+    ]:
+        linear = torch.nn.Linear(dense.linear.weight.shape[1], dense.linear.weight.shape[0])
+        with torch.no_grad():
+            linear.weight.copy_(torch.tensor(dense.linear.weight.data))
+            linear.bias.copy_(torch.tensor(dense.linear.bias.data))
+        layers += [linear, torch.nn.Sigmoid()]
+    reference = torch.nn.Sequential(*layers)
+    mine = fs.optim.Adam(model.parameters(), lr=3e-3)
+    theirs = torch.optim.Adam(reference.parameters(), lr=3e-3)
+    for batch in fs.data.batches(len(digits.train_images), 512, 30, rng=0):
+        images = digits.train_images[batch]
+        mine.zero_grad()
+        x = fs.Tensor(images)
+        loss = F.mse_loss(model(x), x)
+        loss.backward()
+        mine.step()
+        theirs.zero_grad()
+        t = torch.tensor(images)
+        other = T.mse_loss(reference(t), t)
+        other.backward()
+        theirs.step()
+        np.testing.assert_allclose(loss.item(), other.item(), rtol=1e-4)

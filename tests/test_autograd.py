@@ -1,0 +1,363 @@
+"""The tape and the primitives: rules against finite differences, rounding against float16 code."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+from conftest import assert_same_bits
+
+import fp16sim as fs
+from fp16sim.autograd.primitive import PRIMITIVES, Primitive, primitive
+from fp16sim.backend import namespace_of
+
+F = fs.functional
+
+
+def leaf(rng, *shape, fmt=None):
+    return fs.Tensor(rng.standard_normal(shape), requires_grad=True, fmt=fmt)
+
+
+#: one case at least for every primitive: function, shapes of its inputs
+RULES = {
+    "add": (lambda x, y: x + y, (3, 4), (4,)),
+    "add_outer": (lambda x, y: x + y, (3, 1), (1, 4)),
+    "add_scalar": (lambda x: 2.5 + x, (3,)),
+    "subtract": (lambda x, y: x - y, (2, 1, 3), (4, 1)),
+    "subtract_from_scalar": (lambda x: 1 - x, (3,)),
+    "multiply": (lambda x, y: x * y, (3, 4), ()),
+    "multiply_self": (lambda x: x * x * x, (5,)),
+    "negative": (lambda x: -x * x, (3,)),
+    "relu": (lambda x: F.relu(x) * x, (20,)),
+    "sigmoid": (lambda x: F.sigmoid(3 * x), (4, 3)),
+    "tanh": (lambda x: F.tanh(x), (4, 3)),
+    "sum": (lambda x: x.sum() * x, (3, 4)),
+    "sum_axes": (lambda x: x.sum(axis=(0, -1)) * x.sum(axis=1, keepdims=True).sum(), (2, 3, 4)),
+    "mean": (lambda x: x.mean(axis=-1, keepdims=True) * x, (3, 4)),
+    "mean_all": (lambda x: x.mean(), (3, 4)),
+    "reshape": (lambda x: x.reshape(-1, 2) * x.reshape((6, 2)), (3, 4)),
+    "matmul": (lambda x, y: x @ y, (3, 4), (4, 2)),
+    "matmul_batched": (lambda x, y: x @ y, (5, 1, 3, 4), (2, 4, 2)),
+    "matmul_vectors": (lambda x, y: x @ y, (4,), (4,)),
+    "matmul_row": (lambda x, y: x @ y, (4,), (3, 4, 2)),
+    "matmul_column": (lambda x, y: x @ y, (3, 4), (4,)),
+    "linear": (F.linear, (2, 5, 3), (4, 3), (4,)),
+    "linear_without_bias": (F.linear, (3,), (4, 3)),
+    "mse_loss": (F.mse_loss, (3, 4), (3, 4)),
+    "mse_loss_sum": (lambda x, t: F.mse_loss(x, t, reduction="sum"), (3, 4), (3, 4)),
+    "mse_loss_none": (lambda x, t: F.mse_loss(x, t, reduction="none"), (3, 4), (3, 4)),
+    "cross_entropy": (lambda x: F.cross_entropy(x, [1, 0, 2]), (3, 4)),
+    "cross_entropy_sum": (lambda x: F.cross_entropy(x, [1, 0, 2], reduction="sum"), (3, 4)),
+    "cross_entropy_none": (lambda x: F.cross_entropy(x, [1, 0, 2], reduction="none"), (3, 4)),
+    "cast": (lambda x: x.to("fp64") * x, (3,)),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_against_finite_differences(name, rng):
+    function, *shapes = RULES[name]
+    fs.check_gradients(function, *(leaf(rng, *shape) for shape in shapes))
+
+
+def test_every_primitive_has_a_case():
+    assert set(PRIMITIVES) <= set(RULES)
+
+
+class TestTheChecker:
+    """A checker that cannot fail proves nothing."""
+
+    @pytest.fixture
+    def almost_square(self):
+        def build(factor):
+            @primitive
+            def wrong_square(x):
+                return x * x, (x,)
+
+            @wrong_square.backward
+            def _(g, x):
+                return (factor * x * g,)
+
+            return wrong_square
+
+        yield build
+        PRIMITIVES.pop("wrong_square", None)
+
+    def test_catches_a_factor_of_2001_over_2000(self, almost_square, rng):
+        fs.check_gradients(almost_square(2.0), leaf(rng, 5))
+        with pytest.raises(AssertionError, match="backward gives"):
+            fs.check_gradients(almost_square(2.001), leaf(rng, 5))
+
+    def test_catches_it_in_tiny_gradients_too(self, almost_square, rng):
+        wrong = almost_square(2.001)
+        with pytest.raises(AssertionError):
+            fs.check_gradients(lambda x: 1e-12 * wrong(x), leaf(rng, 5))
+
+    def test_wants_double_precision(self, rng):
+        with pytest.raises(ValueError, match=r"inputs\[0\] is fp32"):
+            fs.check_gradients(F.tanh, leaf(rng, 3, fmt="fp32"))
+
+
+def half(x):
+    with np.errstate(all="ignore"):
+        return np.asarray(x, np.float32).astype(np.float16)
+
+
+def single(x):
+    return np.asarray(x, np.float16).astype(np.float32)
+
+
+class TestRoundingIsInTheRightPlace:
+    """The engine in fp16 against the same arithmetic written out with NumPy's float16."""
+
+    def test_elementwise_operations_are_numpys_half_operations(self, rng):
+        x, y = (half(rng.standard_normal(2000) * 10.0 ** rng.integers(-7, 5, 2000)) for _ in "xy")
+        a, b = fs.Tensor(x), fs.Tensor(y)
+        with np.errstate(all="ignore"):
+            for ours, numpys in ((a + b, x + y), (a - b, x - y), (a * b, x * y)):
+                assert_same_bits(ours.data, single(numpys))
+
+    def test_one_layer_forward_and_backward(self, rng):
+        """linear -> sigmoid -> mse_loss: one rounding per stored array, in both directions."""
+        x, w, b = (half(rng.standard_normal(s)) for s in ((6, 5), (4, 5), (4,)))
+        target = half(rng.uniform(0, 1, (6, 4)))
+        weight, bias = fs.Tensor(w, requires_grad=True), fs.Tensor(b, requires_grad=True)
+        output = F.sigmoid(F.linear(fs.Tensor(x), weight, bias))
+        loss = F.mse_loss(output, fs.Tensor(target))
+        loss.backward()
+
+        z = half(single(x) @ single(w).T + single(b))
+        e = np.exp(-np.abs(single(z)))
+        y = half(np.where(single(z) >= 0, np.float32(1), e) / (1 + e))
+        difference = single(y) - single(target)
+        g_y = half(np.float32(2 / 24) * difference)
+        g_z = half(single(g_y) * (1 - single(y)) * single(y))  # y as stored, not as computed
+        assert_same_bits(output.data, single(y))
+        assert_same_bits(loss.data, single(half(np.mean(difference * difference))))
+        assert_same_bits(weight.grad.data, single(half(single(g_z).T @ single(x))))
+        assert_same_bits(bias.grad.data, single(half(single(g_z).sum(axis=0))))
+
+    def test_gradients_accumulate_with_one_rounding_per_addition(self):
+        """The gradient of x in x + x + ... + x counts to 2048 and stays there."""
+        x = fs.Tensor(np.float16(1), requires_grad=True)
+        total = x
+        for _ in range(3000):
+            total = total + x
+        total.backward()
+        assert total.item() == 2048
+        assert x.grad.item() == 2048
+
+    def test_gradients_of_several_passes_accumulate_in_the_leafs_format(self):
+        x = fs.Tensor(np.float16(1), requires_grad=True)
+        for _ in range(3):
+            (x * 1024).backward()
+        (x * 0.5).backward()
+        assert x.grad.item() == 3072  # 3072.5 is not an fp16 number
+
+    def test_broadcasting_is_undone_in_the_carrier_and_rounded_once(self):
+        x = fs.Tensor(np.float16(1), requires_grad=True)
+        y = fs.Tensor(half(np.ones(4097)))
+        (x * y).backward(half(np.ones(4097)))
+        assert x.grad.item() == 4096  # a sum of halves would have stopped at 2048
+
+    def test_a_sum_is_accumulated_in_the_carrier(self):
+        assert fs.Tensor(half(np.ones(5000))).sum().item() == 5000
+
+    def test_overflow_gives_infinity_without_a_warning(self):
+        x = fs.Tensor(np.float16(60000), requires_grad=True)
+        with np.errstate(all="raise"):
+            y = x * 2 - x * 2
+            y.backward()
+        assert np.isnan(y.item())
+
+    def test_a_cast_rounds_the_gradient_on_its_way_back(self):
+        x = fs.Tensor(np.float32(1), requires_grad=True)
+        y = x.to("fp16") * fs.Tensor(np.float32(1.0))
+        y.backward(np.float32(1 + 2.0**-12))
+        assert x.grad.fmt is fs.FP32
+        assert x.grad.item() == 1.0
+
+
+class TestTape:
+    def test_a_long_chain_needs_no_recursion(self, rng):
+        x = leaf(rng, 1)
+        y = x
+        for _ in range(20000):
+            y = y + 1
+        y.backward()
+        assert x.grad.item() == 1
+        del y
+
+    def test_a_diamond_is_walked_once_per_node(self, rng):
+        x = leaf(rng)
+        y = x
+        for _ in range(60):  # 2^60 paths
+            y = y + y
+        y.backward()
+        assert x.grad.item() == 2.0**60
+
+    def test_graphs_are_freed_without_the_cycle_collector(self, rng):
+        x = leaf(rng, 3)
+        gc.disable()
+        try:
+            y = F.tanh(x * 2)
+            watched = weakref.ref(y.data)
+            y = y.sum()
+            y.backward()
+            del y
+            assert watched() is None
+        finally:
+            gc.enable()
+
+    def test_residuals_are_freed_by_backward(self, rng):
+        y = (leaf(rng, 3) * leaf(rng, 3)).sum()
+        y.backward()
+        with pytest.raises(RuntimeError, match="twice"):
+            y.backward()
+
+    def test_unwanted_gradients_are_not_computed(self, rng):
+        @primitive
+        def picky(x, y):
+            return x + y, ()
+
+        @picky.backward
+        def _(g):
+            def never():
+                raise AssertionError("computed")
+
+            return g, never
+
+        try:
+            x = leaf(rng, 2)
+            picky(x, fs.Tensor(rng.standard_normal(2))).backward(np.ones(2))
+            assert x.grad.numpy().tolist() == [1, 1]
+        finally:
+            PRIMITIVES.pop("picky")
+
+    def test_no_grad(self, rng):
+        x = leaf(rng, 3)
+        with fs.no_grad():
+            y = x * 2
+        assert not y.requires_grad
+        assert (x * 2).requires_grad
+        with pytest.raises(RuntimeError, match="does not require a gradient"):
+            y.backward(np.ones(3))
+
+    def test_gradients_of_leaves_are_their_own_arrays(self, rng):
+        x, y = leaf(rng, 3, fmt="fp32"), leaf(rng, 3, fmt="fp32")
+        (x + y).backward(np.ones(3))
+        x.gradient *= 2
+        assert y.grad.numpy().tolist() == [1, 1, 1]
+        x.sum().backward()
+        assert x.gradient.flags.writeable
+
+    def test_a_primitive_without_a_rule_says_so(self, rng):
+        rounding = Primitive(lambda x: (namespace_of(x).rint(x), ()), exact=False)
+        PRIMITIVES.pop("<lambda>")
+        with pytest.raises(NotImplementedError, match="has no backward rule"):
+            rounding(leaf(rng, 2))
+
+
+class TestTensor:
+    @pytest.mark.parametrize(
+        ("data", "fmt"),
+        [
+            ([1.0], fs.FP64),
+            (np.float64([1]), fs.FP64),
+            (np.float32([1]), fs.FP32),
+            (np.float16([1]), fs.FP16),
+        ],
+    )
+    def test_format_follows_the_dtype(self, data, fmt):
+        tensor = fs.Tensor(data)
+        assert tensor.fmt is fmt
+        assert tensor.numpy().dtype == (np.float64 if fmt is fs.FP64 else np.float32)
+
+    def test_fmt_rounds_once_from_the_data(self):
+        assert fs.Tensor([1 + 2.0**-11 + 2.0**-40], fmt="fp16").item() == 1 + 2.0**-10
+
+    def test_does_not_share_memory_with_its_data(self):
+        data = np.ones(3, np.float32)
+        tensor = fs.Tensor(data)
+        data[0] = 5
+        assert tensor.numpy().tolist() == [1, 1, 1]
+
+    def test_python_numbers_take_the_other_format(self):
+        x = fs.Tensor(np.float16([1]))
+        assert (x * 0.1).fmt is fs.FP16
+        assert (x * 0.1).item() == float(np.float16(0.1))
+        assert (x + 1).item() == (1 + x).item() == 2
+        assert (1 - x).item() == 0
+
+    def test_arrays_on_the_left(self):
+        product = np.float32([2, 3]) * fs.Tensor(np.float32([1, 2]))
+        assert isinstance(product, fs.Tensor)
+        assert product.numpy().tolist() == [2, 6]
+        assert (np.eye(2, dtype=np.float32) @ fs.Tensor(np.float32([1, 2]))).shape == (2,)
+
+    def test_formats_that_meet(self):
+        half_, brain = fs.Tensor([1.0], fmt="fp16"), fs.Tensor([1.0], fmt="bf16")
+        assert (half_ + brain).fmt is fs.FP32
+        assert (half_ + fs.Tensor(np.float32([1]))).fmt is fs.FP32
+
+    def test_as_array_and_print(self):
+        x = fs.Tensor(np.float16([1, 2.5]), requires_grad=True)
+        assert np.asarray(x).tolist() == [1, 2.5]
+        assert repr(x) == "Tensor([1. , 2.5], fmt=fp16, requires_grad=True)"
+        assert float(fs.Tensor(2.0)) == 2
+        assert len(x) == 2
+        assert (x.ndim, x.size) == (1, 2)
+
+    def test_detach_leaves_the_tape(self, rng):
+        x = leaf(rng, 2)
+        assert not (x * 2).detach().requires_grad
+
+    def test_grad_can_be_set(self):
+        x = fs.Tensor(np.float16([1]), requires_grad=True)
+        x.grad = fs.Tensor([1 + 2.0**-11])
+        assert x.grad.item() == 1.0
+        x.grad = None
+        assert x.grad is None
+
+    @pytest.mark.parametrize(
+        ("action", "error", "message"),
+        [
+            (lambda x: fs.Tensor([1, 2]), TypeError, "data has dtype int64"),
+            (lambda x: fs.Tensor([1j]), TypeError, "data has dtype complex128"),
+            (lambda x: fs.Tensor("1"), TypeError, "data has dtype"),
+            (lambda x: fs.Tensor([1.0], fmt="fp99"), ValueError, "fmt='fp99'"),
+            (lambda x: x + np.ones(5), ValueError, r"\(2, 3\) and \(5,\) of '\+' do not"),
+            (lambda x: x * np.arange(3), TypeError, "data has dtype int64"),
+            (lambda x: x @ np.ones((2, 2)), ValueError, r"\(2, 3\) and \(2, 2\)"),
+            (lambda x: x @ 2.0, ValueError, "'@' needs at least one axis"),
+            (lambda x: np.ones((2, 1, 2)) @ (x * np.ones((3, 2, 3))), ValueError, "leading axes"),
+            (lambda x: x.reshape(4, 2), ValueError, r"cannot reshape \(2, 3\)"),
+            (lambda x: x.reshape(-1, -1), ValueError, "cannot reshape"),
+            (lambda x: x.reshape(-1, 4), ValueError, "cannot reshape"),
+            (lambda x: x.sum(axis=2), ValueError, "axis=2 is out of range"),
+            (lambda x: x.mean(axis=(0, -2)), ValueError, "names an axis twice"),
+            (lambda x: x.item(), ValueError, "exactly one value"),
+            (lambda x: x.backward(), ValueError, r"shape \(2, 3\) needs a gradient"),
+            (lambda x: x.backward(np.ones(3)), ValueError, r"gradient has shape \(3,\)"),
+            (lambda x: setattr(x, "grad", 1.0), TypeError, "grad must be a Tensor"),
+            (lambda x: setattr(x, "grad", fs.Tensor([1.0])), ValueError, r"allowed is \(2, 3\)"),
+            (lambda x: F.relu(np.ones(3)), TypeError, "input must be a Tensor, got ndarray"),
+            (lambda x: F.linear(x, x.reshape(6)), ValueError, "weight has shape"),
+            (lambda x: F.linear(x, fs.Tensor(np.ones((4, 2)))), ValueError, r"allowed is .*2\)"),
+            (
+                lambda x: F.linear(x, fs.Tensor(np.ones((4, 3))), fs.Tensor([1.0])),
+                ValueError,
+                r"bias has shape \(1,\); allowed is \(4,\)",
+            ),
+            (lambda x: F.mse_loss(x, np.ones(3)), ValueError, r"target has shape \(3,\)"),
+            (lambda x: F.mse_loss(x, x, reduction="max"), ValueError, "mean, sum, none"),
+            (lambda x: F.cross_entropy(x, [0.0, 1.0]), TypeError, "target has dtype float64"),
+            (lambda x: F.cross_entropy(x, [0, 3]), ValueError, "class 3; allowed are 0 to 2"),
+            (lambda x: F.cross_entropy(x, [0]), ValueError, r"allowed is \(2,\)"),
+            (lambda x: F.cross_entropy(x.sum(axis=0), [0]), ValueError, r"\(N, classes\)"),
+            (lambda x: F.cross_entropy(x, x), TypeError, "got a Tensor"),
+        ],
+    )
+    def test_bad_input_is_named(self, action, error, message):
+        x = fs.Tensor(np.ones((2, 3)), requires_grad=True)
+        with pytest.raises(error, match=message):
+            action(x)

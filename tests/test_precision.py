@@ -1,0 +1,95 @@
+"""autocast: which primitive runs in which format."""
+
+import numpy as np
+import pytest
+
+import fp16sim as fs
+from fp16sim.precision import AUTOCAST_CLASSES, Policy
+
+F = fs.functional
+ONES = np.ones((2, 2), np.float32)
+
+
+@pytest.fixture
+def x():
+    return fs.Tensor(ONES, requires_grad=True)
+
+
+def test_classes(x):
+    with fs.autocast("fp16"):
+        low = x @ x
+        assert low.fmt is fs.FP16
+        assert F.linear(x, x).fmt is fs.FP16
+        assert (low + low).fmt is fs.FP16  # unlisted: the inputs' format
+        assert (low + x).fmt is fs.FP32  # the wider of two
+        assert F.sigmoid(low).fmt is fs.FP16
+        assert F.relu(x).fmt is fs.FP32
+        assert low.mean().fmt is fs.FP16
+        assert low.sum().fmt is fs.FP32
+        assert F.mse_loss(low, low).fmt is fs.FP32
+        assert F.cross_entropy(low, [0, 1]).fmt is fs.FP32
+    assert (x @ x).fmt is fs.FP32
+
+
+def test_every_class_names_a_primitive():
+    from fp16sim.autograd.primitive import PRIMITIVES
+
+    assert set(AUTOCAST_CLASSES) <= set(PRIMITIVES)
+    assert set(AUTOCAST_CLASSES.values()) == {"low", "wide"}
+
+
+def test_fp32_weights_get_fp32_gradients_that_went_through_fp16():
+    weight = fs.Tensor(np.float32([[1.0]]), requires_grad=True)
+    with fs.autocast("fp16"):
+        y = fs.Tensor(np.float32([[1.0]])) @ weight
+    y.backward([[1 + 2.0**-11 + 2.0**-20]])
+    assert weight.grad.fmt is fs.FP32
+    assert weight.grad.item() == 1 + 2.0**-10
+    y = fs.Tensor(np.float32([[2.0**-20]])) @ weight
+    weight.grad = None
+    with fs.autocast("fp16"):
+        y = fs.Tensor(np.float32([[2.0**-13]])) @ weight
+    y.backward([[2.0**-13]])
+    assert weight.grad.item() == 0.0  # 2^-26 is below fp16
+
+
+def test_fp64_is_never_narrowed():
+    with fs.autocast("fp16"):
+        assert (fs.Tensor(np.ones((2, 2))) @ fs.Tensor(np.ones((2, 2)))).fmt is fs.FP64
+
+
+def test_nesting_and_disabling(x):
+    with fs.autocast("fp16"):
+        with fs.autocast("bf16"):
+            assert (x @ x).fmt is fs.BF16
+            with fs.autocast(enabled=False):
+                assert (x @ x).fmt is fs.FP32
+        assert (x @ x).fmt is fs.FP16
+
+
+def test_left_after_an_error(x):
+    with pytest.raises(KeyError), fs.autocast("fp16"):
+        raise KeyError
+    assert (x @ x).fmt is fs.FP32
+
+
+def test_one_object_may_be_entered_again_and_as_decorator(x):
+    region = fs.autocast("bf16")
+
+    @region
+    def product(depth):
+        return product(depth - 1) if depth else x @ x
+
+    assert product(3).fmt is fs.BF16
+    assert (x @ x).fmt is fs.FP32
+
+
+def test_unknown_format():
+    with pytest.raises(ValueError, match="fmt='half' is not a known format"):
+        fs.autocast("half")
+
+
+def test_a_policy_is_data():
+    policy = Policy(low=fs.E4M3, wide=fs.BF16, classes={"add": "wide"})
+    assert policy.format_for("add", [fs.FP16, fs.FP32]) is fs.BF16
+    assert policy.format_for("matmul", [fs.FP16, fs.E5M2]) is fs.FP16
