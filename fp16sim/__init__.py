@@ -1,5 +1,7 @@
 """fp16sim: see what half precision does to a neural network.
 
+``import fp16sim as fs``; ``from fp16sim import plots`` for figures (which loads matplotlib).
+
 Layers, from the bottom: formats and rounding, the autograd engine, networks and training, and on
 top the instruments, experiments and the command line.
 """

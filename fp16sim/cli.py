@@ -162,8 +162,8 @@ def _print_rescue(result: Rescue, labels: dict[str, str]) -> None:
         return made
 
     errors = table(
-        f"Test error after {result.steps} steps (mean squared error per pixel); "
-        f"predicting the mean image gives {result.baseline_mse:.4f}",
+        f"Test error per pixel after {result.steps} steps "
+        f"(the mean image: {result.baseline_mse:.4f})",
         "seed",
         *(f"{labels[name]}" for name in result.runs),
     )

@@ -136,6 +136,25 @@ def exponent_histogram(
     axes.set_xlim(zero_at - 2, highest + 1)
 
 
+def label_limits(axes: Axes, fmt: Format = FP16) -> None:
+    """Write beside the lines of an exponent histogram what they are."""
+    for value, text, side in (
+        (fmt.smallest_subnormal, "smallest\n", "right"),
+        (fmt.smallest_normal, "smallest\nnormal ", "left"),
+        (fmt.max, "largest\n", "right"),
+    ):
+        exact = f"{value:.0f}" if value > 1 else _power(value)
+        axes.annotate(
+            text + exact,
+            (np.log2(value), axes.get_ylim()[1]),
+            xytext=(-4 if side == "right" else 4, -2),
+            textcoords="offset points",
+            ha=side,
+            va="top",
+            fontsize=9,
+        )
+
+
 def fate_bars(axes: Axes, rows: list[tuple[str, Counts]]) -> None:
     """Draw a horizontal bar of 100 % for every row, divided by what its values became."""
     for position, (_, counts) in enumerate(rows):
@@ -253,23 +272,7 @@ def _draw_histograms(top: Axes, bottom: Axes, result: Rescue) -> None:
     bottom.set_xlabel("size of a gradient value, |g|, when it is stored")
     for axes in (top, bottom):
         axes.set_ylabel("share of values, %")
-    height = top.get_ylim()[1]
-    limits = (
-        (FP16.smallest_subnormal, "smallest\n", "right"),
-        (FP16.smallest_normal, "smallest\nnormal ", "left"),
-        (FP16.max, "largest\n", "right"),
-    )
-    for value, text, side in limits:
-        exact = f"{value:.0f}" if value > 1 else _power(value)
-        top.annotate(
-            text + exact,
-            (np.log2(value), height),
-            xytext=(-4 if side == "right" else 4, -2),
-            textcoords="offset points",
-            ha=side,
-            va="top",
-            fontsize=9,
-        )
+    label_limits(top)
 
 
 def _power(scale: float) -> str:

@@ -30,8 +30,8 @@ class LossScale:
                                            scale *= growth_factor, unless that is not finite
                                            streak = 0
 
-    The scale is an fp32 number; products are rounded to it once. There is no floor: a scale that keeps falling says that the fault
-    is not the scale's. Static is the same without moving.
+    The scale is an fp32 number; products are rounded to it once. There is no floor: a scale that
+    keeps falling says that the fault is not the scale's.
 
     Raises ValueError for a scale below 0 or not finite, growth_factor <= 1, backoff_factor
     outside (0, 1), growth_interval < 1.

@@ -238,8 +238,8 @@ def explain(result: Rescue) -> str:
     unscaled, pure = error("fp16_master"), error("fp16")
     if not fp32 < 0.9 * result.baseline_mse:
         return (
-            f"After {result.steps} steps even fp32 draws little better than the mean image "
-            f"({fp32:.4f} against {result.baseline_mse:.4f}). Train longer to see a difference."
+            f"After {result.steps} steps even fp32 has hardly learned to draw: its error is "
+            f"{fp32:.4f}, the mean image's {result.baseline_mse:.4f}. Train longer to see more."
         )
     layers = result.runs["fp16_master"][0].layers
     worst = max(LAYERS, key=lambda layer: layers[layer]["activation gradient"].share("flushed"))

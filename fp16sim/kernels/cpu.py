@@ -2,11 +2,10 @@
 
 Two kernels, both exact and both free of branches on the data:
 
-*magic*: adding C = 1.5·2^(e+t-p) to x (2^e <= |x| < 2^(e+1), carrier of t bits, format of p)
-moves x to where the carrier's own spacing is the format's, so the adder of the processor rounds it,
-ties to even; subtracting C brings it back, exactly. C comes from x's exponent bits, never less
-than emin's, so subnormals need no special case. It needs t-p >= 2 and C below the carrier's range.
-The trick is old: Knuth, TAOCP vol. 2, section 4.2.2; Dekker 1971; Boldo and Melquiond, IEEE TC 2008.
+*magic*: let 2^e <= |x| < 2^(e+1), a carrier of t bits, a format of p. Adding C = 1.5·2^(e+t-p)
+moves x to where the carrier's own spacing is the format's, so the adder of the processor rounds
+it, ties to even; subtracting C brings it back, exactly. C comes from x's exponent bits, never less
+than emin's, so subnormals need no special case. It needs t-p >= 2 and C in the carrier's range.
 
 *integer*: if the format has the carrier's exponent range (bfloat16 in float32), rounding is an
 addition to the bit pattern: half a unit, less one if the last kept bit is even; the carry runs

@@ -1,1 +1,0 @@
-"""These tests need PyTorch and run in CI: ``pytest tests/differential``."""

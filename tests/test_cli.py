@@ -1,0 +1,110 @@
+"""The command as a user runs it: real processes, real output streams."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def fp16sim(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "fp16sim", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rescue")
+    return folder, fp16sim("rescue", "--fast", "--json", "--out", folder / "new" / "folder")
+
+
+def test_json_and_nothing_else_on_standard_output(fast):
+    _, done = fast
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert set(record["runs"]) == {"fp32", "fp16", "fp16_master", "fp16_scaled"}
+    for runs in record["runs"].values():
+        (run,) = runs
+        assert run["seed"] == 0
+        assert 0 < run["test_mse"] < 0.1
+        assert set(run["layers"]) == {
+            f"{half}.{i}" for half in ("encoder", "decoder") for i in range(3)
+        }
+        assert sum(run["gradients"].values()) == pytest.approx(1)
+    assert record["steps"] == 250
+    assert record["runs"]["fp16_scaled"][0]["final_scale"] == 65536
+    assert record["baseline_mse"] == pytest.approx(0.0741, abs=1e-4)
+    assert record["runs"]["fp32"][0]["test_mse"] < record["runs"]["fp16"][0]["test_mse"]
+
+
+def test_progress_goes_to_standard_error(fast):
+    _, done = fast
+    assert "training runs" in done.stderr
+    assert "Figure: " in done.stderr
+
+
+def test_figures_are_written(fast):
+    folder, _ = fast
+    written = {path.name for path in (folder / "new" / "folder").iterdir()}
+    assert written == {"rescue.svg", "rescue.png"}
+
+
+def test_the_table(tmp_path):
+    done = fp16sim("rescue", "--steps", "2", "--seeds", "7,3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Test error per pixel after 2 steps" in done.stdout
+    assert "encoder.0" in done.stdout
+    assert "Train longer" in " ".join(done.stdout.split())
+    assert "\x1b" not in done.stdout
+    lines = [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+    assert lines.index("7") < lines.index("3")
+    assert (tmp_path / "figures" / "rescue.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rescue", "--seeds", "0"], "at least 1"),
+        (["rescue", "--seeds", "-3"], "'-3' gives no usable seeds"),
+        (["rescue", "--seeds", "a"], "'a' is neither a count nor a list"),
+        (["rescue", "--seeds", "1,1"], "different numbers"),
+        (["rescue", "--steps", "0"], "0 is not in the range x>=1"),
+        (["rescue", "--steps", "many"], "'many' is not a valid integer"),
+        (["rescue", "--out", __file__], "is a file"),
+        (["rescue", "--out", "/dev/null/x"], "cannot write to /dev/null/x"),
+        (["rescue", "--tsest"], "No such option"),
+        (["resque"], "No such command"),
+    ],
+)
+def test_bad_usage_exits_with_2_and_says_why(arguments, message):
+    done = fp16sim(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_shows_an_example():
+    done = fp16sim("rescue", "--help")
+    assert "Example: fp16sim rescue" in done.stdout
+    assert "rescue" in fp16sim("--help").stdout
+
+
+def test_version_is_the_packages():
+    import fp16sim as package
+
+    assert package.__version__ in fp16sim("--version").stdout
+
+
+def test_without_scikit_learn_the_remedy_is_named(tmp_path):
+    (tmp_path / "sklearn.py").write_text("raise ImportError('no sklearn')")
+    done = fp16sim("rescue", "--fast", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "fp16sim[lessons]" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert Path(tmp_path / "figures").is_dir()

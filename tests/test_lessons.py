@@ -1,0 +1,71 @@
+"""Lessons run headless as plain scripts; solutions pass their checks; wrong answers do not."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fp16sim as fs
+
+LESSONS = Path(__file__).parents[1] / "lessons"
+NUMBERED = sorted(LESSONS.glob("[0-9][0-9]_*.py"))
+
+spec = importlib.util.spec_from_file_location("checks", LESSONS / "checks.py")
+checks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(checks)
+
+
+def run(script, *arguments, cwd):
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND")}
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(script), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("lesson", NUMBERED, ids=lambda path: path.stem)
+def test_lesson_runs_fast_and_headless(lesson, tmp_path):
+    done = run(lesson, "--fast", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert list(tmp_path.iterdir()) == []  # a quick run does not touch the real figures
+
+
+@pytest.mark.parametrize("lesson", NUMBERED, ids=lambda path: path.stem)
+def test_lesson_has_a_header_and_a_solution_that_passes(lesson, tmp_path):
+    text = lesson.read_text()
+    assert text.startswith("# %% [markdown]\n# # ")
+    for heading in ("**Question.**", "**Time:**", "**You need:**", "**You will be able to:**"):
+        assert heading in text
+    assert "**Predict:**" in text
+    assert re.search(r"^check_\w+\(", text, re.MULTILINE)
+    done = run(LESSONS / "solutions" / lesson.name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Right" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda g, s: ..., "Not written yet"),
+        (lambda g, s: (fs.round_to(g * np.float32(s), "fp16") == 0).mean(), "Zeros that were"),
+        (lambda g, s: ((fs.round_to(g, "fp16") == 0) & (g != 0)).mean(), "With scale 1024"),
+        (lambda g, s: ((abs(g * s) < 2.0**-24) & (g != 0)).mean(), "rounded up"),
+        (lambda g, s: ((abs(g * s) < 2.0**-14) & (g != 0)).mean(), "subnormal"),
+        (lambda g, s: int(((fs.round_to(g * s, "fp16") == 0) & (g != 0)).sum()), "share"),
+        (lambda g, s: ((abs(g * s) < 2.0**-25) & (g != 0)).mean(), "halfway"),
+        (lambda g, s: ((g * s < 2.0**-24.9) & (g != 0)).mean(), "negative values"),
+    ],
+)
+def test_wrong_answers_of_lesson_01_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_flushed_share(answer)
+    assert hint in capsys.readouterr().out

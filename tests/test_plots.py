@@ -1,0 +1,85 @@
+"""Figures: deterministic, complete, and drawn from the counts."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from fp16sim import plots
+from fp16sim.events import Counts
+from fp16sim.experiments import rescue as experiment
+from fp16sim.formats import FP16
+from fp16sim.rounding import round_to
+
+LABELS = {name: variant.label for name, variant in experiment.VARIANTS.items()}
+
+
+@pytest.fixture(scope="module")
+def result():
+    return experiment.rescue([0, 1], steps=3)
+
+
+def test_same_data_same_bytes(result, tmp_path):
+    for folder in ("a", "b"):
+        plots.save(plots.rescue_figure(result, LABELS), tmp_path / folder, "rescue")
+    names = ["rescue.png", "rescue.svg"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_failed_save_leaves_the_old_file(result, tmp_path, monkeypatch):
+    figure = plots.rescue_figure(result, LABELS)
+    (tmp_path / "rescue.svg").write_text("old")
+
+    def fail(file, **_):
+        file.write(b"half a figu")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plots.save(figure, tmp_path, "rescue")
+    assert [path.name for path in tmp_path.iterdir()] == ["rescue.svg"]
+    assert (tmp_path / "rescue.svg").read_text() == "old"
+
+
+def test_the_users_matplotlib_settings_are_left_alone(result):
+    before = dict(mpl.rcParams)
+    plots.rescue_figure(result, LABELS)
+    assert dict(mpl.rcParams) == before
+
+
+def test_histogram_bars_are_the_counts_and_fates():
+    x = np.float32([0, 0, 2.0**-30, 1.5 * 2.0**-25, 2.0**-24, 2.0**-14, 1, 2.0**20])
+    counts = Counts()
+    counts.add(x, round_to(x, "fp16"), FP16)
+    with plots.style():
+        axes = plots.new_figure(4, 3).add_subplot()
+        plots.exponent_histogram(axes, counts)
+    bars = {
+        round(bar.get_x() + bar.get_width() / 2 - 0.5, 1): bar
+        for bar in axes.patches
+        if bar.get_height()
+    }
+    heights = {at: bar.get_height() for at, bar in bars.items()}
+    # 2^20 is beyond the axis and drawn in the last bar; zeros have a place of their own
+    assert heights == {
+        -49.5: 25.0, -30: 12.5, -25: 12.5, -24: 12.5, -14: 12.5, 0: 12.5, 18: 12.5,
+    }  # fmt: skip
+
+    def color(at):
+        return mpl.colors.to_hex(bars[at].get_facecolor()).upper()
+
+    fates = {-30: "flushed", -25: "subnormal", -24: "subnormal", -14: "normal", 18: "overflowed"}
+    assert {at: color(at) for at in fates} == {
+        at: plots.FATES[fate][0] for at, fate in fates.items()
+    }
+
+
+def test_fate_bars_fill_the_whole_width():
+    counts = Counts()
+    x = np.float32([0, 1e-9, 1e-7, 1, 1e9])
+    counts.add(x, round_to(x, "fp16"), FP16)
+    with plots.style():
+        axes = plots.new_figure(4, 3).add_subplot()
+        plots.fate_bars(axes, [("row", counts)])
+    assert [bar.get_width() for bar in axes.patches] == [20.0] * 5
