@@ -15,7 +15,7 @@ from fp16sim.formats import FP32, Format
 Array: TypeAlias = NDArray[Any]
 
 #: what ``rng`` arguments accept: a seed, a generator, or None for fresh entropy
-RandomLike: TypeAlias = int | np.random.Generator | None
+RandomLike: TypeAlias = "int | np.random.Generator | None"  # a string: np.random loads slowly
 
 
 def namespace_of(x: object) -> ModuleType:

@@ -158,7 +158,12 @@ def _print_rescue(result: Rescue, labels: dict[str, str]) -> None:
     def table(title: str, *columns: str) -> Table:
         made = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
         for position, column in enumerate(columns):
-            made.add_column(column, justify="left" if position == 0 else "right")
+            made.add_column(
+                column,
+                justify="right" if position else "left",
+                no_wrap=position == 0,
+                overflow="fold",
+            )
         return made
 
     errors = table(
@@ -179,13 +184,13 @@ def _print_rescue(result: Rescue, labels: dict[str, str]) -> None:
     fates = table(
         f"What became of all gradient values that were stored (median of {len(seeds)} seeds)",
         "run",
-        "zero already",
+        "zero\nalready",
         "flushed",
         "subnormal",
         "overflowed",
-        "updates without effect",
-        "steps skipped",
-        "final scale",
+        "updates with\nno effect",
+        "steps\nskipped",
+        "final\nscale",
     )
     for name, runs in result.runs.items():
 
@@ -206,10 +211,10 @@ def _print_rescue(result: Rescue, labels: dict[str, str]) -> None:
 
     layers = table(
         f"Where the signal dies: fp16 with master weights, loss x 1, seed {seeds[0]}",
-        "layer, from the loss down",
-        "activation gradients: zero already",
+        "from the loss down",
+        "activation gradients:\nzero already",
         "flushed",
-        "weight gradients: zero already",
+        "weight gradients:\nzero already",
         "flushed",
     )
     for layer, roles in result.runs["fp16_master"][0].layers.items():

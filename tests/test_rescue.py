@@ -1,5 +1,8 @@
 """The experiment: what the README claims, on one seed; its records; its errors."""
 
+import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -92,3 +95,19 @@ def test_steps_are_reported():
 def test_bad_arguments(seeds, steps, message):
     with pytest.raises(ValueError, match=message):
         experiment.rescue(seeds, steps)
+
+
+@pytest.mark.slow
+def test_the_readmes_claim_over_five_seeds(tmp_path):
+    """The README's main command: unscaled at least 40 % worse, scaled within 2 %, in every seed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fp16sim", "rescue", "--json", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    runs = json.loads(done.stdout)["runs"]
+    assert [run["seed"] for run in runs["fp32"]] == [0, 1, 2, 3, 4]
+    for fp32, plain, master, scaled in zip(*runs.values(), strict=True):
+        assert min(plain["test_mse"], master["test_mse"]) > 1.4 * fp32["test_mse"]
+        assert scaled["test_mse"] == pytest.approx(fp32["test_mse"], rel=0.02)

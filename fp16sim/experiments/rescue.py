@@ -229,7 +229,7 @@ def _shown(digits: data.Digits) -> Array:
 
 
 def explain(result: Rescue) -> str:
-    """Two sentences on what happened, from the numbers of the runs."""
+    """Two sentences on what happened, from the runs' numbers: medians over the seeds."""
 
     def error(name: str) -> float:
         return float(np.median([run.test_mse for run in result.runs[name]]))
@@ -241,19 +241,24 @@ def explain(result: Rescue) -> str:
             f"After {result.steps} steps even fp32 has hardly learned to draw: its error is "
             f"{fp32:.4f}, the mean image's {result.baseline_mse:.4f}. Train longer to see more."
         )
-    layers = result.runs["fp16_master"][0].layers
-    worst = max(LAYERS, key=lambda layer: layers[layer]["activation gradient"].share("flushed"))
-    flushed = layers[worst]["activation gradient"].share("flushed")
-    silent = layers[LAYERS[-1]]["weight gradient"].share("zero")
+
+    def share(layer: str, role: str, fate: str) -> float:
+        return float(
+            np.median([run.layers[layer][role].share(fate) for run in result.runs["fp16_master"]])
+        )
+
+    worst = max(LAYERS, key=lambda layer: share(layer, "activation gradient", "flushed"))
+    flushed = share(worst, "activation gradient", "flushed")
+    silent = share(LAYERS[-1], "weight gradient", "zero")
     scale = result.runs["fp16_scaled"][0].final_scale
     return (
-        f"Without loss scaling, fp16 rounded {flushed:.0%} of the activation gradients in {worst} "
-        f"to zero, which left {silent:.0%} of the weight gradients in {LAYERS[-1]} exactly zero "
+        f"Without loss scaling, fp16 rounded {flushed:.1%} of the activation gradients in {worst} "
+        f"to zero, which left {silent:.1%} of the weight gradients in {LAYERS[-1]} exactly zero "
         f"before any rounding of their own, and the test error ended at {unscaled:.4f} with fp32 "
         f"master weights and {pure:.4f} without (fp32: {fp32:.4f}; the mean image: "
         f"{result.baseline_mse:.4f}). With the loss multiplied by {scale:.0f} the same gradients "
-        f"stayed above fp16's smallest number, and the error, {scaled:.4f}, was never more than "
-        f"{_largest_gap(result):.1%} away from fp32's."
+        f"stayed above fp16's smallest number, and the error, {scaled:.4f}, was in no seed more "
+        f"than {_largest_gap(result):.1%} away from fp32's."
     )
 
 
