@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fp16sim import events
-from fp16sim.backend import Array, carrier_of, namespace_of
+from fp16sim.backend import Array, carrier_of
 from fp16sim.formats import Format, FormatLike, format_of
 from fp16sim.kernels import cpu
 
@@ -113,7 +113,6 @@ def _holds_all(fmt: Format, dtype: np.dtype[Any]) -> bool:
 def _rounded(values: Array, fmt: Format, saturate: bool = False, subnormals: bool = True) -> Array:
     if _holds_all(fmt, values.dtype) and not saturate and subnormals:
         return values
-    namespace_of(values)
     out = np.empty(values.shape, values.dtype)
     flat = np.ascontiguousarray(values).reshape(-1)
     cpu.round_ties_to_even(flat, out.reshape(-1), fmt, saturate, subnormals)

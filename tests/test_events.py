@@ -125,6 +125,17 @@ class TestWatch:
         assert total("", "activation gradient") == 2 * 5 * 4  # and of the output, cast to fp16
         assert total("", " gradient") == 2 * 5 * 4 + 16
 
+    def test_what_only_moves_is_not_counted_again(self, xray):
+        """Gradients of fp32 weights were rounded to fp16; going back to fp32 loses nothing more."""
+        assert xray.select(role="weight gradient").total == 3 * 4 + 4
+        assert xray.select(role="activation gradient").total == 3 * 5 * 4  # one of them the loss's
+
+    def test_moving_values_about_is_not_storing_them(self, rng):
+        x = fs.Tensor(rng.standard_normal((2, 3)), requires_grad=True, fmt="fp16")
+        with fs.watch(fs.nn.Module()) as xray:
+            (-F.relu(x).reshape(6)).to("fp32").backward(np.ones(6, np.float32))
+        assert xray.select().total == 6  # the gradient as it becomes fp16; not four times
+
     def test_casts_of_weights_and_inputs_are_told_apart(self, xray):
         assert xray.select(scope="0", role="weight", fmt=fs.FP16).total == 16
         assert xray.select(scope="0", role="input", fmt=fs.FP16).total == 15

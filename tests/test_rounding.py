@@ -172,6 +172,21 @@ class TestOtherFormats:
         expected = [reference.round_ties_to_even(float(v), fmt) for v in x]
         assert_same_bits(fs.round_to(x, fmt), np.array(expected, np.float32))
 
+    @pytest.mark.parametrize("precision", [2, 12, 21, 22, 23])
+    @pytest.mark.parametrize("emin", [-126, -100])
+    @pytest.mark.parametrize("emax", [100, 115, 126, 127])
+    def test_at_the_borders_of_the_kernels(self, precision, emin, emax, rng):
+        """Little room between format and float32, in significand or exponent; random bits."""
+        fmt = fs.Format(name="near", precision=precision, emin=emin, emax=emax)
+        bits = rng.integers(0, 2**32, 500, dtype=np.uint32)
+        edges = (emin + rng.integers(-2, 2, 250), emax + rng.integers(-2, 2, 250))
+        codes = np.clip(np.concatenate(edges) + 127, 0, 254).astype(np.uint32)
+        bits = (bits & 0x807FFFFF) | (codes << 23)
+        bits[::3] &= np.uint32(0xFFFFFFFF << (23 - precision) & 0xFFFFFFFF)  # ties, too
+        x = bits.view(np.float32)
+        expected = [reference.round_ties_to_even(float(v), fmt) for v in x]
+        assert_same_bits(fs.round_to(x, fmt), np.array(expected, np.float32))
+
     def test_what_does_not_fit_is_refused(self):
         fmt = fs.Format(name="long", precision=30, emin=-14, emax=15)
         with pytest.raises(ValueError, match=r"fmt=long does not fit float32.*float64"):
