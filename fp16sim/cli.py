@@ -23,18 +23,21 @@ def main() -> None:
     """See what half precision does to a neural network."""
 
 
+_MOST_SEEDS = 1000
+
+
 def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
-    """A count ("5" is seeds 0 to 4) or a list ("0,3,7")."""
+    """A count ("5" is seeds 0 to 4) or a list ("0,3,7", or "7," for one)."""
     try:
-        numbers = [int(part) for part in value.split(",")]
+        numbers = [int(part) for part in value.removesuffix(",").split(",")]
     except ValueError:
         raise click.BadParameter(f"{value!r} is neither a count nor a list like 0,3,7") from None
     if "," not in value:
-        numbers = list(range(numbers[0]))
+        numbers = list(range(numbers[0])) if 1 <= numbers[0] <= _MOST_SEEDS else []
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise click.BadParameter(
-            f"{value!r} gives no usable seeds; allowed is a count of at least 1 or a list of "
-            "different numbers >= 0"
+            f"{value!r} gives no usable seeds; allowed is a count from 1 to {_MOST_SEEDS}, or a "
+            "list of different numbers >= 0 (7, is the list of 7 alone)"
         )
     return numbers
 
@@ -49,7 +52,7 @@ def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
     default="5",
     show_default=True,
     metavar="COUNT|LIST",
-    help="How many, or which: 5 is 0 to 4; 0,3,7 is these.",
+    help="How many, or which: 5 is 0 to 4; 0,3,7 is these; 7, is 7 alone.",
 )
 @click.option("--steps", type=click.IntRange(min=1), default=600, show_default=True)
 @click.option("--fast", is_flag=True, help="One seed and 250 steps, unless said otherwise.")
@@ -65,9 +68,9 @@ def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
 def rescue(
     ctx: click.Context, seeds: list[int], steps: int, fast: bool, out: Path, as_json: bool
 ) -> None:
-    """Train a deep autoencoder on real digits in fp32, in fp16, in fp16 with fp32 master weights,
-    and in fp16 with loss scaling: same weights, same batches. Print what became of the gradients,
-    and draw it.
+    """Train a deep autoencoder on real digits in fp32; with weights, activations and gradients in
+    fp16; with fp32 master weights; and with master weights and loss scaling. Same initial weights,
+    same batches. Print what became of the gradients, and draw it.
     """
     from fp16sim import plots
     from fp16sim.experiments import rescue as experiment
@@ -84,7 +87,7 @@ def rescue(
     labels = {name: variant.label for name, variant in experiment.VARIANTS.items()}
     paths = plots.save(plots.rescue_figure(result, labels), out, "rescue")
     if as_json:
-        click.echo(json.dumps(result.to_dict(), allow_nan=True))
+        click.echo(json.dumps(result.to_dict()))
     else:
         _print_rescue(result, labels)
     click.echo("Figure: " + ", ".join(str(path) for path in paths), err=True)
@@ -124,12 +127,16 @@ def _workers(jobs: int) -> Iterator[Executor]:
     These matrices are too small for several BLAS threads to pay, and with one the results do not
     depend on the number of cores.
     """
-    names = ("OPENBLAS", "MKL", "OMP", "VECLIB_MAXIMUM")
-    settings = {f"{name}_THREADS" if "_" in name else f"{name}_NUM_THREADS": "1" for name in names}
+    settings = dict.fromkeys(
+        ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
+        "1",
+    )
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)  # read by the workers as they load NumPy
+    # Not all cores may be ours; macOS and Windows cannot say.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     executor = ProcessPoolExecutor(
-        min(os.cpu_count() or 1, jobs), mp_context=multiprocessing.get_context("spawn")
+        min(cores or 1, jobs), mp_context=multiprocessing.get_context("spawn")
     )
     try:
         yield executor
@@ -168,7 +175,7 @@ def _print_rescue(result: Rescue, labels: dict[str, str]) -> None:
 
     errors = table(
         f"Test error per pixel after {result.steps} steps "
-        f"(the mean image: {result.baseline_mse:.4f})",
+        f"(the mean image: {result.baseline_mse:.4f}), and how far that is from fp32",
         "seed",
         *(f"{labels[name]}" for name in result.runs),
     )

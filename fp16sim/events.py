@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fp16sim.arguments import one_of
 from fp16sim.backend import Array
 from fp16sim.formats import Format
 
@@ -21,9 +22,10 @@ from fp16sim.formats import Format
 class Origin(NamedTuple):
     """Where in a computation a value is stored."""
 
-    #: the module path, as "encoder.0"; empty outside modules
+    #: the path of the module that stored the value, and for a gradient, of the module whose value
+    #: it is the gradient of, as "encoder.0"; empty outside modules
     scope: str
-    #: the primitive, as "linear"
+    #: the primitive, as "linear"; for a gradient, the one whose backward made it
     op: str
     #: what the value is: "activation", "weight", "input", or one of these with " gradient" behind
     role: str
@@ -95,9 +97,13 @@ def scope(name: str) -> Iterator[None]:
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -1074, 1023
 
 
+#: what can become of a value, in the words of ``Counts``
+FATES = ("zero", "flushed", "subnormal", "normal", "saturated", "overflowed", "nonfinite")
+
+
 @dataclass
 class Counts:
-    """What became of values when they were rounded. The six classes are disjoint and make total.
+    """What became of values when they were rounded. The classes are disjoint and make up total.
 
     ``flushed`` counts values that were *not* zero before and are after: an exact zero (a dead
     unit) is in ``zero``. ``overflowed`` counts finite values that became infinite or NaN.
@@ -110,6 +116,8 @@ class Counts:
     flushed: int = 0
     #: not zero after, smaller than the format's smallest normal number
     subnormal: int = 0
+    #: beyond the largest number by more than half its spacing, and yet finite after rounding
+    saturated: int = 0
     #: finite before, not after
     overflowed: int = 0
     #: infinite or NaN before rounding already
@@ -122,12 +130,13 @@ class Counts:
     @property
     def normal(self) -> int:
         """Finite after rounding, with the format's full precision."""
-        counted = self.zero + self.flushed + self.subnormal + self.overflowed + self.nonfinite
-        return self.total - counted
+        others: int = sum(getattr(self, name) for name in FATES if name != "normal")
+        return self.total - others
 
-    def share(self, name: str) -> float:
-        """One of the counts over the total; NaN if nothing was counted."""
-        return getattr(self, name) / self.total if self.total else float("nan")
+    def share(self, fate: str) -> float:
+        """The share of values with this fate, one of ``FATES``; NaN if nothing was counted."""
+        count: int = getattr(self, one_of("fate", fate, FATES))
+        return count / self.total if self.total else float("nan")
 
     def add(self, before: Array, after: Array, fmt: Format) -> None:
         """Count one rounding."""
@@ -141,14 +150,21 @@ class Counts:
         self.zero += zero
         self.flushed += gone - zero
         self.subnormal += below_normal - gone
-        self.overflowed += size - int(np.count_nonzero(np.isfinite(after))) - nonfinite
+        # Of the values out of range the finite ones have overflowed or were saturated.
+        limit = fmt.max + 2.0 ** (fmt.emax - fmt.precision)
+        if nonfinite or not np.all(np.abs(before) <= fmt.max):
+            finite = np.isfinite(before)
+            lost = finite & ~np.isfinite(after)
+            self.overflowed += int(np.count_nonzero(lost))
+            self.saturated += int(np.count_nonzero(finite & ~lost & (np.abs(before) > limit)))
         self.nonfinite += nonfinite
         self.exponents += exponents
 
     def merge(self, other: Counts) -> None:
         """Add another's counts to this one's."""
-        for name in ("total", "zero", "flushed", "subnormal", "overflowed", "nonfinite"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("total", *FATES):
+            if name != "normal":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
         self.exponents += other.exponents
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,12 +172,7 @@ class Counts:
         occupied = np.flatnonzero(self.exponents)
         return {
             "total": self.total,
-            "zero": self.zero,
-            "flushed": self.flushed,
-            "subnormal": self.subnormal,
-            "normal": self.normal,
-            "overflowed": self.overflowed,
-            "nonfinite": self.nonfinite,
+            **{fate: getattr(self, fate) for fate in FATES},
             "exponents": {int(i) + LOWEST_EXPONENT: int(self.exponents[i]) for i in occupied},
         }
 

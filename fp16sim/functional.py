@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fp16sim.arguments import one_of
 from fp16sim.autograd.ops import elementwise, fused
 from fp16sim.autograd.tensor import Operand, Tensor, operand
 from fp16sim.backend import namespace_of
@@ -20,16 +21,22 @@ def _tensor(value: object, argument: str) -> Tensor:
 
 def relu(input: Tensor) -> Tensor:
     """max(x, 0), each element; exact in every format."""
-    return _tensor(input, "input").relu()
+    return elementwise.relu(_tensor(input, "input"))
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    """1 / (1 + e^-x), each element: evaluated in the carrier, rounded once (faithful)."""
-    return _tensor(input, "input").sigmoid()
+    """1 / (1 + e^-x), each element: evaluated in the carrier, then rounded.
+
+    Faithful in formats narrower than fp32; in fp32 within a few units in the last place.
+    """
+    return elementwise.sigmoid(_tensor(input, "input"))
 
 
 def tanh(input: Tensor) -> Tensor:
-    """Hyperbolic tangent, each element: evaluated in the carrier, rounded once (faithful)."""
+    """Hyperbolic tangent, each element: evaluated in the carrier, then rounded.
+
+    Faithful in formats narrower than fp32; in fp32 within a few units in the last place.
+    """
     return elementwise.tanh(_tensor(input, "input"))
 
 
@@ -57,10 +64,10 @@ def mse_loss(input: Tensor, target: Operand, reduction: str = "mean") -> Tensor:
     input, target: of the same shape (no broadcasting). reduction: "mean", "sum" or "none".
     """
     x = _tensor(input, "input")
-    t = operand(target, x)
+    t = operand(target, x, "target")
     if x.shape != t.shape:
         raise ValueError(f"target has shape {t.shape}; allowed is the input's {x.shape}")
-    return fused.mse_loss(x, t, reduction=_checked_reduction(reduction))
+    return fused.mse_loss(x, t, reduction=one_of("reduction", reduction, fused.REDUCTIONS))
 
 
 def cross_entropy(input: Tensor, target: ArrayLike, reduction: str = "mean") -> Tensor:
@@ -70,12 +77,15 @@ def cross_entropy(input: Tensor, target: ArrayLike, reduction: str = "mean") -> 
     reduction: "mean", "sum" or "none".
     """
     x = _tensor(input, "input")
-    if x.ndim != 2:
+    if x.ndim != 2 or not x.shape[1]:
         raise ValueError(f"input has shape {x.shape}; allowed is (N, classes)")
     xp = namespace_of(x.data)
     if isinstance(target, Tensor):
         raise TypeError("target must be an array of integers, got a Tensor (of floats)")
-    labels = xp.asarray(target)
+    try:
+        labels = xp.asarray(target)
+    except ValueError as error:
+        raise TypeError(f"target cannot be made an array: {error}") from error
     if labels.dtype.kind not in "iu":
         raise TypeError(f"target has dtype {labels.dtype}; allowed are integers")
     if labels.shape != x.shape[:1]:
@@ -84,11 +94,6 @@ def cross_entropy(input: Tensor, target: ArrayLike, reduction: str = "mean") -> 
         outside = labels[(labels < 0) | (labels >= x.shape[1])][0]
         raise ValueError(f"target has the class {outside}; allowed are 0 to {x.shape[1] - 1}")
     labels = labels.astype(np.intp)
-    return fused.cross_entropy(x, target=labels, reduction=_checked_reduction(reduction))
-
-
-def _checked_reduction(reduction: str) -> str:
-    if reduction not in fused.REDUCTIONS:
-        allowed = ", ".join(fused.REDUCTIONS)
-        raise ValueError(f"reduction={reduction!r} is not known; allowed are {allowed}")
-    return reduction
+    return fused.cross_entropy(
+        x, target=labels, reduction=one_of("reduction", reduction, fused.REDUCTIONS)
+    )

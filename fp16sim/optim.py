@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fp16sim import events
+from fp16sim.arguments import real
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array, carrier_of, namespace_of
 from fp16sim.formats import FP32
@@ -26,7 +27,14 @@ class Optimizer:
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, master_weights: bool = False) -> None:
-        self.params = list(params)
+        try:
+            self.params = list(params)
+        except TypeError:
+            raise TypeError(
+                f"params must be an iterable of tensors, as model.parameters(); got {params!r}"
+            ) from None
+        if len({id(p) for p in self.params}) < len(self.params):
+            raise ValueError("params has a tensor twice: it would be moved twice in a step")
         if not self.params:
             raise ValueError("params is empty: there is nothing to optimise")
         for position, p in enumerate(self.params):
@@ -34,7 +42,7 @@ class Optimizer:
                 raise TypeError(f"params[{position}] must be a Tensor, got {type(p).__name__}")
             if not (p.is_leaf and p.requires_grad):
                 raise ValueError(f"params[{position}] must be a leaf with requires_grad=True")
-        self.lr = non_negative("lr", lr)
+        self.lr = real("lr", lr, at_least=0)
         self.master_weights = master_weights
         self.state: list[dict[str, Any]] = [{} for _ in self.params]
 
@@ -45,11 +53,18 @@ class Optimizer:
 
     def step(self) -> None:
         """Move every parameter that has a gradient."""
-        non_negative("lr", self.lr)
+        self._check_settings()
         with np.errstate(all="ignore"):
             for p, state in zip(self.params, self.state, strict=True):
                 if p.gradient is not None:
                     self._move(p, state, p.gradient)
+
+    def _check_settings(self) -> None:
+        """Settings may be changed between steps: make them finite Python numbers again, or raise.
+
+        NumPy scalars would make float64 of the arrays they meet.
+        """
+        self.lr = real("lr", self.lr, at_least=0)
 
     def _move(self, p: Tensor, state: dict[str, Any], gradient: Array) -> None:
         keeps_master = self.master_weights and FP32.contains(p.fmt) and p.fmt != FP32
@@ -59,7 +74,7 @@ class Optimizer:
         update = self._update(weight, gradient, state)
         moved = weight - update
         if keeps_master:
-            state["master"] = moved
+            state["master"] = moved = store(moved, FP32, None)
         new = store(moved, p.fmt, events.Origin("", "optimizer", "weight"))
         if events.observed():
             kept = moved if keeps_master else new
@@ -85,7 +100,12 @@ class SGD(Optimizer):
         master_weights: bool = False,
     ) -> None:
         super().__init__(params, lr, master_weights)
-        self.momentum = non_negative("momentum", momentum)
+        self.momentum = momentum
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        self.momentum = real("momentum", self.momentum, at_least=0)
 
     def _update(self, weight: Array, gradient: Array, state: dict[str, Any]) -> Array:
         if self.momentum:
@@ -98,7 +118,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1), with eps added after the bias correction as there.
 
-    betas: two numbers from 0 to below 1. eps: finite and >= 0. Raises ValueError for others.
+    betas: two numbers from 0 to below 1. eps: finite and >= 0. Raises ValueError for others. With
+    fp32 moments eps counts; stored in fp16, 1e-8 would be 0.
     """
 
     def __init__(
@@ -110,10 +131,17 @@ class Adam(Optimizer):
         master_weights: bool = False,
     ) -> None:
         super().__init__(params, lr, master_weights)
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
         self.betas = betas
-        self.eps = non_negative("eps", eps)
+        self.eps = eps
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise TypeError(f"betas must be two numbers, got {self.betas!r}")
+        beta1, beta2 = (real("betas", beta, at_least=0, below=1) for beta in self.betas)
+        self.betas = (beta1, beta2)
+        self.eps = real("eps", self.eps, at_least=0)
 
     def _update(self, weight: Array, gradient: Array, state: dict[str, Any]) -> Array:
         beta1, beta2 = self.betas
@@ -127,12 +155,3 @@ class Adam(Optimizer):
         denominator = namespace_of(weight).sqrt(state["v"]) / correction2 + self.eps
         update: Array = (self.lr / correction1) * (state["m"] / denominator)
         return update
-
-
-def non_negative(name: str, value: float) -> float:
-    """The value; raises ValueError, naming it, unless it is a finite number >= 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name}={value!r} is not allowed; it must be finite and >= 0")
-    return float(value)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from fp16sim.experiments.rescue import Rescue
 
 # Okabe and Ito, "Color Universal Design", 2008.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+BLACK, ORANGE, SKY = "#000000", "#E69F00", "#56B4E9"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY, PALE = "#888888", "#DDDDDD"
 
 #: what a value became: colour and hatching
@@ -37,6 +37,7 @@ FATES: dict[str, tuple[str, str]] = {
     "flushed": (VERMILION, "///"),
     "subnormal": (ORANGE, ".."),
     "normal": (BLUE, ""),
+    "saturated": (PURPLE, "xx"),
     "overflowed": (BLACK, ""),
 }
 FATE_LABELS = {
@@ -44,6 +45,7 @@ FATE_LABELS = {
     "flushed": "flushed to zero by rounding",
     "subnormal": "subnormal: few bits left",
     "normal": "normal: full precision",
+    "saturated": "cut to the largest number",
     "overflowed": "overflowed",
 }
 
@@ -277,8 +279,8 @@ def _draw_histograms(top: Axes, bottom: Axes, result: Rescue) -> None:
 
 def _power(scale: float) -> str:
     """A scale as a power of two if it is one."""
-    mantissa, exponent = np.frexp(scale)
-    return f"$2^{{{exponent - 1}}}$" if mantissa == 0.5 else f"{scale:g}"
+    fraction, exponent = np.frexp(scale)
+    return f"$2^{{{exponent - 1}}}$" if fraction == 0.5 else f"{scale:g}"
 
 
 def _draw_layers(upper: Axes, lower: Axes, result: Rescue) -> None:
@@ -297,7 +299,7 @@ def _draw_layers(upper: Axes, lower: Axes, result: Rescue) -> None:
     handles = [
         mpl.patches.Patch(facecolor=color, hatch=hatch, edgecolor=GREY, label=FATE_LABELS[fate])
         for fate, (color, hatch) in FATES.items()
-        if fate != "overflowed"
+        if fate not in ("saturated", "overflowed")
     ]
     lower.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.45, -0.22), ncols=2, handleheight=1.2

@@ -46,12 +46,13 @@ class Policy:
         return widest(inputs)
 
 
-_policy: ContextVar[Policy | None] = ContextVar("policy", default=None)
+# The policies of all regions entered and not left, the innermost last; None for a disabled one.
+_regions: ContextVar[tuple[Policy | None, ...]] = ContextVar("regions", default=(None,))
 
 
 def format_for(primitive: str, inputs: list[Format]) -> Format:
     """What the policy in force says; without one, the widest input format."""
-    policy = _policy.get()
+    policy = _regions.get()[-1]
     return widest(inputs) if policy is None else policy.format_for(primitive, inputs)
 
 
@@ -62,16 +63,20 @@ class autocast(ContextDecorator):  # noqa: N801 - PyTorch's name
     a primitive whose backward casts the gradient back, fp32 weights get fp32 gradients that have
     been through ``fmt``. Call ``backward()`` outside: it uses the formats the forward chose.
 
+    fp64 is never narrowed, as in PyTorch. Beware: NumPy makes float64 arrays unless told
+    otherwise, and a layer that meets one computes in fp64. Unlike PyTorch, a weight that is used
+    twice is cast twice, and its gradients are added in the weight's own format. Holds for the
+    thread that entered it.
+
     fmt: the low format (FP16, BF16, ...) or its name. enabled=False switches an outer one off.
     """
 
     def __init__(self, fmt: FormatLike = "fp16", enabled: bool = True) -> None:
-        self._policy = Policy(format_of(fmt)) if enabled else None
-        self._outer: list[Policy | None] = []
+        fmt = format_of(fmt)
+        self._policy = Policy(fmt) if enabled else None
 
     def __enter__(self) -> autocast:
-        self._outer.append(_policy.get())
-        _policy.set(self._policy)
+        _regions.set((*_regions.get(), self._policy))
         return self
 
     def __exit__(
@@ -80,4 +85,4 @@ class autocast(ContextDecorator):  # noqa: N801 - PyTorch's name
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _policy.set(self._outer.pop())
+        _regions.set(_regions.get()[:-1])

@@ -8,8 +8,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fp16sim import events
-from fp16sim.backend import Array, carrier_of
-from fp16sim.formats import Format, FormatLike, format_of
+from fp16sim.arguments import one_of
+from fp16sim.backend import Array, carrier_of, namespace_of
+from fp16sim.formats import (
+    BF16,
+    E2M1,
+    E2M3,
+    E3M2,
+    E4M3,
+    E5M2,
+    FP16,
+    FP32,
+    FP64,
+    Format,
+    FormatLike,
+    format_of,
+)
 from fp16sim.kernels import cpu
 
 #: rounding modes, named as in IEEE 754-2019 section 4.3
@@ -45,11 +59,11 @@ def round_to(
     for other dtypes: integers (use ``.astype``), booleans, complex, objects, strings.
     """
     fmt = format_of(fmt)
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r} is not a rounding mode; allowed are {', '.join(MODES)}")
-    values = float_array(x, "x")
+    one_of("mode", mode, MODES)
+    values, _ = float_array(x, "x")
     carrier = cpu.carrier_for(values.dtype).fmt
-    if not carrier.contains(fmt) and (saturate or not fmt.contains(carrier)):
+    may_saturate = saturate or not fmt.infinities
+    if not carrier.contains(fmt) and (may_saturate or not fmt.contains(carrier)):
         raise ValueError(
             f"fmt={fmt} does not fit {values.dtype} values; pass float64 (x.astype('float64'))"
         )
@@ -68,15 +82,17 @@ def store(value: Array, fmt: Format, origin: events.Origin | None) -> Array:
     The engine's door to rounding: no checks, no copy where rounding would change nothing.
     Observers hear of it unless ``origin`` is None.
     """
-    dtype = carrier_of(fmt)
-    rounded = _rounded(value, fmt) if not _holds_all(fmt, value.dtype) else value
+    value = namespace_of(value).asarray(value)  # 0-d arithmetic leaves scalars
+    rounded = _rounded(value, fmt)
     if events.observed() and origin is not None:
         events.announce(events.Rounded(value, rounded, fmt, origin))
-    return rounded.astype(dtype, copy=False)
+    return rounded.astype(carrier_of(fmt), copy=False)
 
 
-def float_array(x: object, argument: str) -> Array:
-    """``x`` as a native C-contiguous float32 or float64 array; float16 and ml_dtypes as float32.
+def float_array(x: object, argument: str) -> tuple[Array, Format]:
+    """``x`` as a native C-contiguous float32 or float64 array, and the format of its own dtype.
+
+    float16 and the ml_dtypes package's types become float32.
 
     Raises TypeError, naming ``argument``, for anything that is not floating point, for masked
     arrays (whose masked values have no meaning here), and for GPU arrays.
@@ -91,13 +107,29 @@ def float_array(x: object, argument: str) -> Array:
         raise TypeError(f"{argument} cannot be made an array: {error}") from error
     if array.dtype.type in (np.float32, np.float64):
         native = array.dtype.newbyteorder("=")
-        return np.ascontiguousarray(array, native).reshape(array.shape)
+        values = np.ascontiguousarray(array, native).reshape(array.shape)
+        return values, FP64 if native == np.float64 else FP32
     if array.dtype.type is np.float16 or _is_small_float(array.dtype):
-        return np.ascontiguousarray(array.astype(np.float32)).reshape(array.shape)
-    hint = f"; say {argument}.astype('float32')" if array.dtype.kind in "iub" else ""
+        values = np.ascontiguousarray(array.astype(np.float32)).reshape(array.shape)
+        return values, _DTYPE_FORMATS.get(array.dtype.name, FP32)
+    hint = ""
+    if array.dtype.kind in "iu":
+        hint = f"; write {x}.0" if isinstance(x, int) else f"; say {argument}.astype('float32')"
     raise TypeError(
         f"{argument} has dtype {array.dtype}; allowed are float16, float32 and float64{hint}"
     )
+
+
+#: formats of float16 and of the ml_dtypes that hold one of ours; any other is taken as fp32
+_DTYPE_FORMATS = {
+    "float16": FP16,
+    "bfloat16": BF16,
+    "float8_e4m3fn": E4M3,
+    "float8_e5m2": E5M2,
+    "float6_e3m2fn": E3M2,
+    "float6_e2m3fn": E2M3,
+    "float4_e2m1fn": E2M1,
+}
 
 
 def _is_small_float(dtype: np.dtype[Any]) -> bool:

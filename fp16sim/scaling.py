@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fp16sim.arguments import integer, real
 from fp16sim.autograd import Tensor
 from fp16sim.formats import FP16, FP32
 from fp16sim.optim import Optimizer
@@ -47,28 +48,11 @@ class LossScale:
     dynamic: bool = True
 
     def __post_init__(self) -> None:
-        interval = self.growth_interval
-        _require(0 <= self.scale <= FP32.max, "scale", self.scale, "0 to fp32's max")
-        _require(
-            1 < self.growth_factor <= FP32.max,
-            "growth_factor",
-            self.growth_factor,
-            "over 1, finite",
-        )
-        _require(
-            0 < self.backoff_factor < 1, "backoff_factor", self.backoff_factor, "between 0 and 1"
-        )
-        _require(
-            isinstance(interval, int) and interval >= 1,
-            "growth_interval",
-            interval,
-            "an integer of at least 1",
-        )
-
-
-def _require(good: bool, name: str, value: object, allowed: str) -> None:
-    if not good:
-        raise ValueError(f"{name}={value!r} is not allowed; allowed is {allowed}")
+        real("scale", self.scale, at_least=0, below=2.0**128)
+        real("growth_factor", self.growth_factor, above=1)
+        real("backoff_factor", self.backoff_factor, above=0, below=1)
+        integer("growth_interval", self.growth_interval, at_least=1)
+        integer("streak", self.streak, at_least=0)
 
 
 def next_scale(state: LossScale, finite: bool) -> LossScale:
@@ -86,6 +70,11 @@ def next_scale(state: LossScale, finite: bool) -> LossScale:
 def _float32(value: float) -> float:
     with np.errstate(all="ignore"):
         return float(np.float32(value))
+
+
+def _positive_float32(name: str, value: float) -> float:
+    """The number rounded to fp32; it must not round to zero or infinity."""
+    return _float32(real(name, value, at_least=FP32.smallest_subnormal, below=FP32.max))
 
 
 class _Stage(Enum):
@@ -121,9 +110,8 @@ class GradScaler:
         *,
         dynamic: bool = True,
     ) -> None:
-        _require(init_scale > 0, "init_scale", init_scale, "over 0, finite")
         self._state = LossScale(
-            scale=_float32(init_scale) if init_scale <= FP32.max else init_scale,
+            scale=_positive_float32("init_scale", init_scale),
             growth_factor=growth_factor,
             backoff_factor=backoff_factor,
             growth_interval=growth_interval,
@@ -143,7 +131,11 @@ class GradScaler:
         return self._state.scale if self._enabled else 1.0
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss times the scale, which is an fp32 number: an fp16 loss becomes fp32."""
+        """The loss times the scale, which is an fp32 number: an fp16 loss becomes fp32.
+
+        Its gradient is still fp16, as every gradient lives in its value's format, and begins as
+        the scale itself: 2^16 is infinite there. Under autocast losses are fp32.
+        """
         if not isinstance(loss, Tensor):
             raise TypeError(f"loss must be a Tensor, got {type(loss).__name__}")
         if not self._enabled:
@@ -156,6 +148,7 @@ class GradScaler:
         Raises RuntimeError if called twice, or after ``step``, since the last ``update``;
         ValueError for fp16 gradients: divided by the scale, they would underflow after all.
         """
+        _check_optimizer(optimizer)
         if not self._enabled:
             return
         match self._stages.get(id(optimizer), _Stage.READY):
@@ -169,11 +162,12 @@ class GradScaler:
                     f"params[{position}] has an fp16 gradient, which cannot be unscaled without "
                     "underflow; keep parameters in fp32 and cast them with autocast"
                 )
+        gradients = [p.gradient for p in optimizer.params if p.gradient is not None]
+        if not gradients:
+            return
+        self._finite[id(optimizer)] = all(bool(np.isfinite(g).all()) for g in gradients)
         with np.errstate(all="ignore"):
             inverse = np.float32(1.0 / np.float64(self._state.scale))
-            gradients = [p.gradient for p in optimizer.params if p.gradient is not None]
-            if gradients:
-                self._finite[id(optimizer)] = all(bool(np.isfinite(g).all()) for g in gradients)
             for p in optimizer.params:
                 if p.gradient is not None:
                     p.grad = Tensor(p.gradient * inverse, fmt=p.fmt)
@@ -185,6 +179,7 @@ class GradScaler:
         Returns whether the optimiser stepped. Raises RuntimeError if called twice since the last
         ``update``, or if no parameter has a gradient.
         """
+        _check_optimizer(optimizer)
         if not self._enabled:
             optimizer.step()
             return True
@@ -209,8 +204,8 @@ class GradScaler:
         if not self._enabled:
             return
         if new_scale is not None:
-            _require(0 < new_scale <= FP32.max, "new_scale", new_scale, "over 0, finite")
-            self._state = replace(self._state, scale=_float32(new_scale))
+            scale = _positive_float32("new_scale", new_scale)
+            self._state = replace(self._state, scale=scale)
         elif not self._finite:
             raise RuntimeError("update() without a step() or unscale_() before it")
         else:
@@ -231,10 +226,21 @@ class GradScaler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a ``state_dict()``; raises RuntimeError for one of a disabled scaler."""
+        """Continue from a ``state_dict()``.
+
+        Raises RuntimeError for one of a disabled scaler, ValueError for missing or other entries.
+        """
         if not self._enabled:
             return
-        if not state:
+        if state == {}:
             raise RuntimeError("the state is empty: it was saved from a disabled GradScaler")
+        allowed = set(self.state_dict())
+        if not isinstance(state, dict) or set(state) != allowed:
+            raise ValueError(f"state must have just the entries {', '.join(sorted(allowed))}")
         renamed = {"streak" if name == "_growth_tracker" else name: v for name, v in state.items()}
         self._state = replace(self._state, **renamed)
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be one of fp16sim.optim, got {optimizer!r}")

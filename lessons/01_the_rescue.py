@@ -172,7 +172,7 @@ with plots.style():
     for row, (xray, text) in enumerate([(fp16_xray, "loss × 1"), (scaled_xray, "loss × $2^{16}$")]):
         axes = figure.add_subplot(grid[row, 1], sharey=first)
         first = first or axes
-        plots.exponent_histogram(axes, xray.select(role=" gradient", fmt=fs.FP16))
+        plots.exponent_histogram(axes, xray.select(role="gradient", fmt=fs.FP16))
         axes.set_title(f"Gradients before rounding to fp16, {text}")
         axes.set_ylabel("share of values, %")
     axes.set_xlabel("size of a gradient value, |g|")

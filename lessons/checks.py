@@ -11,8 +11,15 @@ def check_flushed_share(function: Callable[[np.ndarray, float], float]) -> bool:
     def share(values: list[float], scale: float) -> float:
         return function(np.array(values, dtype=np.float32), scale)
 
-    if share([1.0], 1.0) is ...:
+    first = share([1.0, 2.0], 1.0)
+    if first is ...:
         print("Not written yet: flushed_share returns `...`.")
+        return False
+    if first is None:
+        print("flushed_share returns None. Does it end with `return`?")
+        return False
+    if not isinstance(first, int | float | np.number) or isinstance(first, complex):
+        print(f"flushed_share returns {first!r}, but a share is one number. Is a .mean() missing?")
         return False
     tiny = 2.0**-30
     cases = [

@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import assert_same_bits
@@ -91,6 +92,10 @@ class TestTheChecker:
         wrong = almost_square(2.001)
         with pytest.raises(AssertionError):
             fs.check_gradients(lambda x: 1e-12 * wrong(x), leaf(rng, 5))
+
+    def test_wants_tensors(self):
+        with pytest.raises(TypeError, match=r"inputs\[0\] must be a Tensor, got ndarray"):
+            fs.check_gradients(F.tanh, np.ones(3))
 
     def test_wants_double_precision(self, rng):
         with pytest.raises(ValueError, match=r"inputs\[0\] is fp32"):
@@ -209,8 +214,13 @@ class TestTape:
             gc.enable()
 
     def test_residuals_are_freed_by_backward(self, rng):
-        y = (leaf(rng, 3) * leaf(rng, 3)).sum()
+        inner = leaf(rng, 3) * 2.0
+        kept = weakref.ref(inner.data)
+        y = (inner * leaf(rng, 3)).sum()
+        del inner
+        assert kept() is not None
         y.backward()
+        assert kept() is None
         with pytest.raises(RuntimeError, match="twice"):
             y.backward()
 
@@ -242,6 +252,11 @@ class TestTape:
         with pytest.raises(RuntimeError, match="does not require a gradient"):
             y.backward(np.ones(3))
 
+    def test_no_grad_ends_with_an_error(self, rng):
+        with pytest.raises(KeyError), fs.no_grad():
+            raise KeyError
+        assert (leaf(rng, 3) * 2).requires_grad
+
     def test_gradients_of_leaves_are_their_own_arrays(self, rng):
         x, y = leaf(rng, 3, fmt="fp32"), leaf(rng, 3, fmt="fp32")
         (x + y).backward(np.ones(3))
@@ -265,6 +280,9 @@ class TestTensor:
             (np.float64([1]), fs.FP64),
             (np.float32([1]), fs.FP32),
             (np.float16([1]), fs.FP16),
+            ([np.float16(1)], fs.FP16),
+            (np.array([1], ml_dtypes.bfloat16), fs.BF16),
+            (np.array([1], ml_dtypes.float8_e4m3fn), fs.E4M3),
         ],
     )
     def test_format_follows_the_dtype(self, data, fmt):
@@ -287,6 +305,57 @@ class TestTensor:
         assert (x * 0.1).item() == float(np.float16(0.1))
         assert (x + 1).item() == (1 + x).item() == 2
         assert (1 - x).item() == 0
+
+    def test_numpy_scalars_are_numbers_too(self):
+        x = fs.Tensor(np.float16([1]))
+        assert (x * np.sqrt(2.0)).fmt is fs.FP16
+        assert (np.float64(2) * x).item() == 2
+        assert (x * np.int64(3)).item() == 3
+
+    def test_numbers_are_rounded_once(self):
+        """Through float32, 1 + 2^-11 + 2^-40 would end at 1."""
+        x = fs.Tensor(np.float16([1]))
+        assert (x * (1 + 2.0**-11 + 2.0**-40)).item() == 1 + 2.0**-10
+
+    def test_comparisons_give_arrays(self):
+        x = fs.Tensor(np.float16([1, 2]))
+        assert (x == 1).tolist() == [True, False]
+        assert (x != fs.Tensor([1.0, 2.0])).tolist() == [False, False]
+        assert [(x < 2).tolist(), (x <= 2).tolist()] == [[True, False], [True, True]]
+        assert [(x > 1).tolist(), (x >= 1).tolist()] == [[False, True], [True, True]]
+        assert bool(x.sum())
+        assert not fs.Tensor(0.0)
+        assert len({x, x}) == 1
+
+    def test_a_value_without_axes_stays_an_array(self, rng):
+        x = leaf(rng)
+        for y in (-x, x + x, x.sum(), x.reshape(1).sum(), F.relu(x)):
+            assert isinstance(y.data, np.ndarray)
+        (x * x).backward()
+        assert isinstance(x.gradient, np.ndarray)
+        fs.optim.SGD([x], lr=0.1).step()
+        assert isinstance(x.data, np.ndarray)
+
+    def test_copies_are_copies(self):
+        x = fs.Tensor(np.float16([1]), requires_grad=True)
+        x.grad = g = fs.Tensor(np.float16([1]))
+        for copy in (x.numpy(), np.asarray(x), x.detach().data, g.data):
+            copy[0] = 9
+        assert (x.item(), x.grad.item()) == (1, 1)
+
+    def test_the_seed_gradient_is_rounded(self):
+        x = fs.Tensor(np.float16([1]), requires_grad=True)
+        x.backward([1 + 2.0**-12])
+        assert x.grad.item() == 1
+
+    def test_means_and_losses_of_nothing_are_nan_without_a_warning(self):
+        x = fs.Tensor(np.zeros((0, 3)), requires_grad=True)
+        for y in (x.mean(), F.mse_loss(x, x), F.cross_entropy(x, np.zeros(0, int))):
+            assert np.isnan(y.item())
+            y.backward()
+        assert np.isnan(x.mean(axis=0).data).all()
+        assert x.mean(axis=1).shape == (0,)
+        assert x.sum().item() == 0
 
     def test_arrays_on_the_left(self):
         product = np.float32([2, 3]) * fs.Tensor(np.float32([1, 2]))
@@ -326,7 +395,21 @@ class TestTensor:
             (lambda x: fs.Tensor("1"), TypeError, "data has dtype"),
             (lambda x: fs.Tensor([1.0], fmt="fp99"), ValueError, "fmt='fp99'"),
             (lambda x: x + np.ones(5), ValueError, r"\(2, 3\) and \(5,\) of '\+' do not"),
-            (lambda x: x * np.arange(3), TypeError, "data has dtype int64"),
+            (lambda x: x * np.arange(3), TypeError, "operand has dtype int64"),
+            (lambda x: x * True, TypeError, "operand has dtype bool"),
+            (lambda x: x * 10**400, ValueError, "too large for a float"),
+            (lambda x: x + "a", TypeError, "operand has dtype"),
+            (lambda x: x.backward("a"), TypeError, "gradient has dtype"),
+            (lambda x: fs.Tensor([1.0], "fp16"), TypeError, "requires_grad must be True or False"),
+            (lambda x: x.reshape(6.0), TypeError, "shape must be an integer, got 6.0"),
+            (lambda x: x.reshape(-2, 3), ValueError, "shape=-2"),
+            (lambda x: x.sum(axis=[0]), TypeError, r"axis=\[0\] must be an integer, a tuple"),
+            (lambda x: x.sum(axis=True), TypeError, "axis=True must be"),
+            (lambda x: bool(x), ValueError, "exactly one value"),
+            (lambda x: len(x.sum()), TypeError, "has no length"),
+            (lambda x: np.array(x, copy=False), ValueError, "only be had as a copy"),
+            (lambda x: F.cross_entropy(x, [[0], [1, 2]]), TypeError, "target cannot be made"),
+            (lambda x: F.cross_entropy(x.reshape(6, 1).sum(axis=1), [0]), ValueError, "classes"),
             (lambda x: x @ np.ones((2, 2)), ValueError, r"\(2, 3\) and \(2, 2\)"),
             (lambda x: x @ 2.0, ValueError, "'@' needs at least one axis"),
             (lambda x: np.ones((2, 1, 2)) @ (x * np.ones((3, 2, 3))), ValueError, "leading axes"),

@@ -53,5 +53,13 @@ class TestBatches:
 
     @pytest.mark.parametrize("size", [0, 11])
     def test_bad_sizes_are_refused_at_once(self, size):
-        with pytest.raises(ValueError, match=f"batch_size={size}.*1 to 10"):
+        with pytest.raises(ValueError, match=f"batch_size={size}.*from 1 to 10"):
             fs.data.batches(10, size, 3)
+
+    def test_other_than_integers_are_refused_at_once(self):
+        with pytest.raises(TypeError, match="batch_size must be an integer, got '2'"):
+            fs.data.batches(10, "2", 3)
+        with pytest.raises(TypeError, match=r"steps must be an integer, got 3\.0"):
+            fs.data.batches(10, 2, 3.0)
+        with pytest.raises(ValueError, match="steps=-1"):
+            fs.data.batches(10, 2, -1)

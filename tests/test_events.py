@@ -15,7 +15,7 @@ F = fs.functional
 
 def recount(before, after, fmt):
     """One value at a time, as the definitions say."""
-    counts = dict.fromkeys(["zero", "flushed", "subnormal", "normal", "overflowed", "nonfinite"], 0)
+    counts = dict.fromkeys(events.FATES, 0)
     for b, a in zip(before.ravel().tolist(), after.ravel().tolist(), strict=True):
         if not np.isfinite(b):
             counts["nonfinite"] += 1
@@ -23,6 +23,8 @@ def recount(before, after, fmt):
             counts["zero"] += 1
         elif not np.isfinite(a):
             counts["overflowed"] += 1
+        elif abs(b) > fmt.max + 2.0 ** (fmt.emax - fmt.precision):
+            counts["saturated"] += 1
         elif a == 0:
             counts["flushed"] += 1
         elif abs(a) < fmt.smallest_normal:
@@ -34,12 +36,14 @@ def recount(before, after, fmt):
 
 @given(
     st.lists(st.floats(width=32), max_size=40),
-    st.sampled_from([fs.FP16, fs.BF16, fs.E4M3, fs.E5M2, fs.FP32]),
+    st.sampled_from([fs.FP16, fs.BF16, fs.E4M3, fs.E5M2, fs.FP32, fs.E2M1, fs.E3M2]),
     st.sampled_from([np.float32, np.float64]),
+    st.booleans(),
+    st.booleans(),
 )
-def test_counts_against_a_recount(values, fmt, dtype):
+def test_counts_against_a_recount(values, fmt, dtype, saturate, subnormals):
     before = np.array(values, dtype)
-    after = np.asarray(fs.round_to(before, fmt))
+    after = np.asarray(fs.round_to(before, fmt, saturate=saturate, subnormals=subnormals))
     counts = Counts()
     counts.add(before, after, fmt)
     record = counts.to_dict()
@@ -62,6 +66,18 @@ def test_an_exact_zero_is_not_flushed():
 
 def test_nothing_counted_has_no_shares():
     assert np.isnan(Counts().share("flushed"))
+
+
+def test_infinities_that_become_numbers_are_neither_overflow_nor_normal():
+    x = np.float32([np.inf, 1e30, 1, np.nan])
+    counts = Counts()
+    counts.add(x, fs.round_to(x, "fp16", saturate=True), fs.FP16)
+    assert (counts.nonfinite, counts.saturated, counts.overflowed, counts.normal) == (2, 1, 0, 1)
+
+
+def test_shares_are_of_fates_only():
+    with pytest.raises(ValueError, match=r"fate='exponents' is not known; allowed are zero, fl"):
+        Counts().share("exponents")
 
 
 def test_merged_counts_add_up(rng):
@@ -120,10 +136,10 @@ class TestWatch:
             return xray.select(scope=scope, role=role, fmt=fs.FP16).total
 
         assert total("0", "weight gradient") == 3 * 4 + 4
-        assert total("0", "activation gradient") == 0  # the input wants no gradient
-        assert total("1", "activation gradient") == 5 * 4  # of the pre-activations
-        assert total("", "activation gradient") == 2 * 5 * 4  # and of the output, cast to fp16
-        assert total("", " gradient") == 2 * 5 * 4 + 16
+        assert total("0", "activation gradient") == 5 * 4  # of what Linear stored
+        assert total("1", "activation gradient") == 5 * 4  # of what Sigmoid stored
+        assert total("", "activation gradient") == 2 * 5 * 4  # the input wants none
+        assert total("", "gradient") == 2 * 5 * 4 + 16
 
     def test_what_only_moves_is_not_counted_again(self, xray):
         """Gradients of fp32 weights were rounded to fp16; going back to fp32 loses nothing more."""
@@ -146,6 +162,55 @@ class TestWatch:
             "0.weight": 12,
             "0.bias": 4,
         }
+
+    def test_selections_that_cannot_match_are_refused(self, xray):
+        with pytest.raises(ValueError, match="role='wieght' is not known; allowed are activation"):
+            xray.select(role="wieght")
+        with pytest.raises(ValueError, match="fmt='fp17'"):
+            xray.select(fmt="fp17")
+        assert xray.select(fmt="fp16").total == xray.select(fmt=fs.FP16).total > 0
+        with pytest.raises(TypeError, match="model must be a Module, got None"), fs.watch(None):
+            pass
+
+    def test_gradients_that_meet_are_counted_as_they_are_added(self):
+        x = fs.Tensor(np.float16([1]), requires_grad=True)
+        with fs.watch(fs.nn.Module()) as xray:
+            (x * x).backward()
+        assert [key.op for key in xray.counts if key.role == "weight gradient"] == [
+            "multiply",
+            "accumulate",
+        ]
+
+    def test_a_module_used_in_two_places_is_counted_in_each(self):
+        layers = [fs.nn.Linear(2, 2, rng=i) for i in range(2)]
+        model = fs.nn.Sequential(layers[0], shared := fs.nn.Sigmoid(), layers[1], shared)
+        with fs.watch(model) as xray:
+            model(fs.Tensor(np.ones((1, 2), np.float32)))
+        assert xray.select(scope="1", role="activation").total == 2
+        assert xray.select(scope="3", role="activation").total == 2
+
+    def test_an_alias_does_not_rename(self):
+        model = fs.nn.Sequential(fs.nn.Linear(2, 2, rng=0))
+        model.alias = model[0]
+        with fs.watch(model) as xray:
+            model.alias(fs.Tensor(np.ones((1, 2), np.float32)))
+        assert {key.scope for key in xray.counts} == {"0"}
+
+    def test_updates_of_masters_are_those_of_the_master(self):
+        model = fs.nn.Linear(1, 1, bias=False, rng=0).to("fp16")
+        model.weight.data[:] = 1.0
+        optimizer = fs.optim.SGD(model.parameters(), lr=1.0, master_weights=True)
+        model.weight.grad = fs.Tensor(np.float16([[2.0**-13]]))
+        with fs.watch(model) as xray:
+            optimizer.step()
+        assert xray.all_updates().swamped == 0  # the fp16 weight is as it was, its master is not
+        assert xray.select(role="weight", fmt="fp16").total == 1  # stored anew
+
+    def test_watching_ends_with_an_error(self):
+        with pytest.raises(KeyError), fs.watch(fs.nn.Module()) as xray:
+            raise KeyError
+        fs.round_to(0.1, "fp16")
+        assert xray.select().total == 0
 
     def test_a_scope_is_a_path_not_a_prefix(self):
         model = fs.nn.Sequential(*(fs.nn.Linear(2, 2, rng=i) for i in range(11)))

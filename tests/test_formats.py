@@ -75,6 +75,9 @@ def test_impossible_formats_are_refused(fields, message):
         (fs.E4M3, fs.E5M2, fs.FP32),
         (fs.FP64, fs.BF16, fs.FP64),
         (fs.TF32, fs.FP16, fs.TF32),
+        # one has more bits and reaches less far: up, or down
+        (fs.FP16, fs.Format(name="short", precision=8, emin=-20, emax=15), fs.FP32),
+        (fs.FP16, fs.Format(name="far", precision=8, emin=-14, emax=30), fs.FP32),
     ],
 )
 def test_the_wider_format_contains_both(first, second, result):

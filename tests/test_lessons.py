@@ -57,6 +57,9 @@ def test_lesson_has_a_header_and_a_solution_that_passes(lesson, tmp_path):
     ("answer", "hint"),
     [
         (lambda g, s: ..., "Not written yet"),
+        (lambda g, s: None, "end with `return`"),
+        (lambda g, s: (fs.round_to(g * s, "fp16") == 0) & (g != 0), "a share is one number"),
+        (lambda g, s: "all", "a share is one number"),
         (lambda g, s: (fs.round_to(g * np.float32(s), "fp16") == 0).mean(), "Zeros that were"),
         (lambda g, s: ((fs.round_to(g, "fp16") == 0) & (g != 0)).mean(), "With scale 1024"),
         (lambda g, s: ((abs(g * s) < 2.0**-24) & (g != 0)).mean(), "rounded up"),

@@ -98,12 +98,23 @@ def test_overflowing_updates_do_not_warn():
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda p: fs.optim.SGD([p], lr=float("nan")), ValueError, "lr=nan.*finite and >= 0"),
+        (
+            lambda p: fs.optim.SGD([p], lr=float("nan")),
+            ValueError,
+            "lr=nan is not allowed; it must be finite and >= 0",
+        ),
         (lambda p: fs.optim.SGD([p], lr=float("inf")), ValueError, "lr=inf"),
         (lambda p: fs.optim.Adam([p], lr=-1.0), ValueError, "lr=-1.0"),
         (lambda p: fs.optim.Adam([p], lr="fast"), TypeError, "lr must be a number, got 'fast'"),
         (lambda p: fs.optim.SGD([p], momentum=-0.1), ValueError, "momentum=-0.1"),
-        (lambda p: fs.optim.Adam([p], betas=(0.9, 1.0)), ValueError, r"betas must be two numbers"),
+        (lambda p: fs.optim.Adam([p], betas=(0.9, 1.0)), ValueError, "betas=1.0.*< 1"),
+        (lambda p: fs.optim.Adam([p], betas=0.9), TypeError, "betas must be two numbers, got 0.9"),
+        (lambda p: fs.optim.Adam([p], betas=("a", 0.9)), TypeError, "betas must be a number"),
+        (lambda p: fs.optim.SGD([p], lr=10**400), ValueError, "lr="),
+        (lambda p: fs.optim.SGD([p], lr=np.complex64(1)), TypeError, "lr must be a number"),
+        (lambda p: fs.optim.SGD([p], lr=True), TypeError, "lr must be a number, got True"),
+        (lambda p: fs.optim.SGD(fs.nn.ReLU()), TypeError, "params must be an iterable of tensors"),
+        (lambda p: fs.optim.SGD([p, p]), ValueError, "a tensor twice"),
         (lambda p: fs.optim.Adam([p], eps=float("nan")), ValueError, "eps=nan"),
         (lambda p: fs.optim.SGD([]), ValueError, "params is empty"),
         (lambda p: fs.optim.SGD([np.ones(3)]), TypeError, r"params\[0\] must be a Tensor"),
@@ -114,6 +125,18 @@ def test_overflowing_updates_do_not_warn():
 def test_bad_settings_are_named(build, error, message):
     with pytest.raises(error, match=message):
         build(parameter([1.0]))
+
+
+def test_numpy_scalars_do_not_make_float64_of_states():
+    p = parameter([1.0], "fp16")
+    optimizer = fs.optim.Adam(
+        [p], lr=np.float64(0.1), betas=(np.float64(0.9), np.float64(0.999)), master_weights=True
+    )
+    optimizer.lr = np.float64(0.05)
+    set_grad(p, [1.0])
+    optimizer.step()
+    state = optimizer.state[0]
+    assert {state[name].dtype for name in ("m", "v", "master")} == {np.dtype(np.float32)}
 
 
 def test_a_learning_rate_that_has_become_bad_is_caught_before_weights_are():

@@ -42,10 +42,11 @@ def test_a_failed_save_leaves_the_old_file(result, tmp_path, monkeypatch):
     assert (tmp_path / "rescue.svg").read_text() == "old"
 
 
-def test_the_users_matplotlib_settings_are_left_alone(result):
-    before = dict(mpl.rcParams)
-    plots.rescue_figure(result, LABELS)
-    assert dict(mpl.rcParams) == before
+def test_the_users_matplotlib_settings_are_left_alone(result, tmp_path):
+    with mpl.rc_context({"font.size": 3.25, "svg.hashsalt": "mine", "axes.spines.top": True}):
+        before = dict(mpl.rcParams)
+        plots.save(plots.rescue_figure(result, LABELS), tmp_path, "rescue")
+        assert dict(mpl.rcParams) == before
 
 
 def test_histogram_bars_are_the_counts_and_fates():
@@ -82,4 +83,4 @@ def test_fate_bars_fill_the_whole_width():
     with plots.style():
         axes = plots.new_figure(4, 3).add_subplot()
         plots.fate_bars(axes, [("row", counts)])
-    assert [bar.get_width() for bar in axes.patches] == [20.0] * 5
+    assert [bar.get_width() for bar in axes.patches if bar.get_width()] == [20.0] * 5

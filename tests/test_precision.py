@@ -1,5 +1,7 @@
 """autocast: which primitive runs in which format."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,25 @@ def test_one_object_may_be_entered_again_and_as_decorator(x):
         return product(depth - 1) if depth else x @ x
 
     assert product(3).fmt is fs.BF16
+    assert (x @ x).fmt is fs.FP32
+
+
+def test_a_region_shared_by_threads_belongs_to_each_alone(x):
+    region, inside, leave = fs.autocast("fp16"), threading.Event(), threading.Event()
+
+    def other():
+        with fs.autocast("bf16"), region:
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with region:
+        thread.start()
+        assert inside.wait(10)
+        assert (x @ x).fmt is fs.FP16
+    assert (x @ x).fmt is fs.FP32
+    leave.set()
+    thread.join()
     assert (x @ x).fmt is fs.FP32
 
 

@@ -39,7 +39,7 @@ def test_the_baseline_is_the_mean_image(result, digits):
 
 def test_the_signal_dies_in_activation_gradients(result):
     layers = result.runs["fp16_master"][0].layers
-    assert layers["encoder.2"]["activation gradient"].share("flushed") > 0.5
+    assert layers["encoder.1"]["activation gradient"].share("flushed") > 0.3
     assert layers["encoder.0"]["weight gradient"].share("zero") > 0.99
     assert layers["encoder.0"]["weight gradient"].flushed == 0
     assert result.runs["fp16_master"][0].weight_gradients.share("flushed") < 0.03
@@ -49,7 +49,7 @@ def test_the_signal_dies_in_activation_gradients(result):
 
 def test_fp32_flushes_nothing(result):
     counts = result.runs["fp32"][0].gradients
-    assert counts.flushed == counts.overflowed == 0
+    assert counts.flushed == counts.overflowed == counts.saturated == 0
     assert counts.total == result.runs["fp16_scaled"][0].gradients.total
 
 
@@ -57,7 +57,7 @@ def test_the_explanation_quotes_the_numbers(result):
     text = experiment.explain(result)
     assert f"{error(result, 'fp32'):.4f}" in text
     assert f"{error(result, 'fp16_master'):.4f}" in text
-    assert text.count(". ") == 1
+    assert text.count(". ") == 1  # two sentences
 
 
 def test_too_few_steps_are_not_explained_away():
@@ -75,12 +75,6 @@ def test_runs_are_reproducible_on_any_executor():
     assert spread.to_dict() == alone.to_dict()
     assert [run.seed for run in alone.runs["fp16"]] == [4, 2]
     assert len(seen) == 8
-
-
-def test_steps_are_reported():
-    steps = []
-    experiment.run_variant("fp16_scaled", 0, 2, steps.append)
-    assert [step.scale for step in steps] == [65536.0, 65536.0]
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ class TestLaws:
             ulp = Fraction(2) ** (exponent - fmt.precision + 1)
             assert abs(Fraction(rounded) - Fraction(x)) <= ulp / 2
 
-    @given(floats32, st.sampled_from(list(ORACLE_DTYPES)))
+    @given(floats64, st.sampled_from(list(ORACLE_DTYPES)))
     def test_lies_between_the_neighbours_of_x(self, x, fmt):
         """No number of the format is nearer, and none lies strictly between x and its rounding."""
         rounded = fs.round_to(x, fmt, saturate=True)
@@ -186,6 +186,34 @@ class TestOtherFormats:
         x = bits.view(np.float32)
         expected = [reference.round_ties_to_even(float(v), fmt) for v in x]
         assert_same_bits(fs.round_to(x, fmt), np.array(expected, np.float32))
+
+    @given(
+        st.integers(2, 53),
+        st.integers(-1022, 0),
+        st.integers(1, 1023),
+        st.lists(st.floats(), min_size=1, max_size=20),
+        st.booleans(),
+    )
+    def test_float64(self, precision, emin, emax, values, saturate):
+        fmt = fs.Format(name="any", precision=precision, emin=emin, emax=emax)
+        x = np.array(values)
+        expected = np.array([reference.round_ties_to_even(v, fmt, saturate) for v in values])
+        assert_same_bits(fs.round_to(x, fmt, saturate=saturate), expected)
+
+    def test_float64_with_a_shorter_range(self):
+        fmt = fs.FP64.with_range_of(fs.FP16)
+        x = np.array([1 / 3, 2.0**-14 / 3, 65536.0, -1e-300])
+        expected = np.array([1 / 3, round(2.0**52 / 3) * 2.0**-66, np.inf, -0.0])
+        assert_same_bits(fs.round_to(x, fmt), expected)
+
+    def test_wider_than_the_carrier(self):
+        """What a float32 array cannot hold of the format does not matter, or is refused."""
+        x = np.float32([1e-45, np.inf])
+        assert_same_bits(fs.round_to(x, "fp64", subnormals=False), x)
+        wide = fs.Format(name="w", precision=24, emin=-126, emax=128, infinities=False, nans=False)
+        for arguments in ({"fmt": wide}, {"fmt": "fp64", "saturate": True}):
+            with pytest.raises(ValueError, match="does not fit float32 values"):
+                fs.round_to(x, **arguments)
 
     def test_what_does_not_fit_is_refused(self):
         fmt = fs.Format(name="long", precision=30, emin=-14, emax=15)
@@ -269,6 +297,10 @@ class TestInput:
     def test_other_types_are_refused_by_name(self, bad):
         with pytest.raises(TypeError, match="x "):
             fs.round_to(bad, "fp16")
+
+    def test_a_python_integer_is_told_what_to_do(self):
+        with pytest.raises(TypeError, match=r"x has dtype int64; allowed.*write 1\.0"):
+            fs.round_to(1, "fp16")
 
     def test_integers_are_told_what_to_do(self):
         with pytest.raises(TypeError, match=r"x has dtype int64; allowed.*x\.astype"):

@@ -53,13 +53,15 @@ class TestRule:
             ({"scale": -1.0}, "scale=-1.0"),
             ({"scale": float("nan")}, "scale=nan"),
             ({"growth_factor": 1.0}, "growth_factor=1.0 is not allowed"),
+            ({"growth_factor": "2"}, "growth_factor must be a number"),
+            ({"growth_interval": True}, "growth_interval must be an integer"),
             ({"backoff_factor": 1.0}, "backoff_factor=1.0"),
             ({"growth_interval": 0}, "growth_interval=0"),
-            ({"growth_interval": 2.5}, "growth_interval=2.5"),
+            ({"growth_interval": 2.5}, "growth_interval must be an integer, got 2.5"),
         ],
     )
     def test_bad_settings(self, settings, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, TypeError), match=message):
             LossScale(**settings)
 
 
@@ -101,6 +103,22 @@ class TestGradScaler:
         weight.grad = fs.Tensor(np.float32([2.0**-10]))
         fs.GradScaler(init_scale=2.0**16).unscale_(optimizer)
         assert weight.grad.item() == 2.0**-26
+
+    def test_an_fp16_loss_has_an_fp16_gradient_all_the_same(self):
+        loss = fs.Tensor(np.float16(2.0), requires_grad=True)
+        fs.GradScaler().scale(loss).backward()
+        assert loss.grad.item() == np.inf  # 2^16
+
+    def test_unscaling_by_a_scale_that_is_no_power_of_two(self, weight, optimizer):
+        weight.grad = fs.Tensor(np.float32([5.0]))
+        fs.GradScaler(init_scale=3.0).unscale_(optimizer)
+        assert weight.grad.item() == float(np.float32(5) * np.float32(1 / 3))
+
+    def test_bf16_gradients_can_be_unscaled(self):
+        low = fs.Tensor([1.0], requires_grad=True, fmt="bf16")
+        low.grad = fs.Tensor([2.0], fmt="bf16")
+        fs.GradScaler(init_scale=2.0).step(fs.optim.SGD([low], lr=0.5))
+        assert low.item() == 0.5
 
     def test_clipping_between_unscale_and_step(self, weight, optimizer):
         scaler = fs.GradScaler(init_scale=1024.0)
@@ -169,8 +187,10 @@ class TestGradScaler:
 
     def test_update_can_set_the_scale(self):
         scaler = fs.GradScaler()
+        scaler.load_state_dict(scaler.state_dict() | {"_growth_tracker": 7})
         scaler.update(2.0)
         assert scaler.get_scale() == 2.0
+        assert scaler.state_dict()["_growth_tracker"] == 7  # as PyTorch's
         with pytest.raises(ValueError, match="new_scale=0"):
             scaler.update(0)
 
@@ -232,7 +252,35 @@ class TestOutOfOrder:
         with pytest.raises(TypeError, match="loss must be a Tensor, got float"):
             scaler.scale(1.0)
 
-    @pytest.mark.parametrize("scale", [0.0, -2.0, float("inf"), float("nan"), 1e39])
+    def test_after_the_mistake_is_mended_it_goes_on(self, scaler, optimizer, weight):
+        weight.grad = None
+        with pytest.raises(RuntimeError, match="no gradients"):
+            scaler.step(optimizer)
+        scaler.scale(weight * 1).backward()
+        assert scaler.step(optimizer)
+        scaler.update()
+
+    @pytest.mark.parametrize("scale", [0.0, -2.0, float("inf"), float("nan"), 1e39, 1e-50])
     def test_bad_initial_scale(self, scale):
-        with pytest.raises(ValueError, match="scale="):
+        with pytest.raises(ValueError, match="init_scale="):
             fs.GradScaler(init_scale=scale)
+
+    @pytest.mark.parametrize("scale", ["65536", None, True])
+    def test_initial_scale_that_is_no_number(self, scale):
+        with pytest.raises(TypeError, match="init_scale must be a number"):
+            fs.GradScaler(init_scale=scale)
+
+    def test_optimizers_are_checked(self, scaler):
+        for method in (scaler.step, scaler.unscale_):
+            with pytest.raises(TypeError, match="optimizer must be one of"):
+                method(None)
+
+    @pytest.mark.parametrize("state", [None, {"foo": 1}, {"scale": 1.0}])
+    def test_foreign_states_are_refused(self, scaler, state):
+        with pytest.raises(ValueError, match="state must have just the entries _growth_tracker"):
+            scaler.load_state_dict(state)
+
+    def test_states_with_bad_values_are_refused(self, scaler):
+        with pytest.raises(TypeError, match="streak must be an integer"):
+            scaler.load_state_dict(scaler.state_dict() | {"_growth_tracker": "x"})
+        assert scaler.get_scale() == 2.0**16

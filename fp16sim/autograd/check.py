@@ -29,6 +29,8 @@ def check_gradients(
     """
     random = generator(rng)
     for position, x in enumerate(inputs):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"inputs[{position}] must be a Tensor, got {type(x).__name__}")
         if x.fmt != FP64:
             raise ValueError(f"inputs[{position}] is {x.fmt}; finite differences need fp64")
     directions = [

@@ -25,7 +25,7 @@ import numpy as np
 
 from fp16sim import events
 from fp16sim.autograd.tape import LazyGradient, Node, Rule, recording
-from fp16sim.backend import Array
+from fp16sim.backend import Array, namespace_of
 from fp16sim.formats import Format
 from fp16sim.precision import format_for
 from fp16sim.rounding import store
@@ -60,8 +60,9 @@ class Primitive:
         inputs = tuple(cast(node, fmt) for node in inputs)
         with np.errstate(all="ignore"):
             value, residuals = self._forward(*(node.data for node in inputs), **options)
+            array = namespace_of(value).asarray(value)  # 0-d arithmetic leaves scalars
         origin = events.Origin(events.current_scope(), self.name, "activation")
-        stored = value if self.exact else store(np.asarray(value), fmt, origin)
+        stored = array if self.exact else store(array, fmt, origin)
         # Backward sees what was stored, not the value before rounding, which no longer exists.
         residuals = tuple(stored if kept is value else kept for kept in residuals)
         return _recorded(inputs, stored, fmt, origin, self._rule, residuals, self.exact)

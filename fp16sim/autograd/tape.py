@@ -36,7 +36,10 @@ def recording() -> bool:
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Compute without a tape, as for evaluation: results do not require gradients."""
+    """Compute without a tape, as for evaluation: results do not require gradients.
+
+    In this thread only.
+    """
     token = _recording.set(False)
     try:
         yield
@@ -121,7 +124,9 @@ def backward(root: Node, seed: Array) -> None:
 def _stored(gradient: Array, parent: Node, node: Node) -> Array:
     if node.exact and parent.data.shape == gradient.shape and parent.fmt.contains(node.fmt):
         return store(gradient, parent.fmt, None)
-    origin = Origin(node.origin.scope, node.origin.op, parent.origin.role + " gradient")
+    # A gradient belongs to the module that made the value; a leaf, to the one that uses it.
+    scope = (node if parent.is_leaf else parent).origin.scope
+    origin = Origin(scope, node.origin.op, parent.origin.role + " gradient")
     return store(gradient, parent.fmt, origin)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fp16sim.arguments import integer
 from fp16sim.autograd import tape
 from fp16sim.autograd.ops import elementwise, matmul, reduce, shape
 from fp16sim.autograd.primitive import cast
-from fp16sim.backend import Array, carrier_of, namespace_of
+from fp16sim.backend import Array, namespace_of
 from fp16sim.events import Origin
-from fp16sim.formats import FP16, FP32, FP64, Format, FormatLike, format_of
+from fp16sim.formats import FormatLike, format_of
 from fp16sim.rounding import float_array, store
 
 
@@ -22,12 +24,15 @@ class Tensor(tape.Node):
 
     data: floats of any shape. float64 data (Python floats and lists are float64, as in NumPy) is
         FP64 and computed in float64; float32 data is FP32; float16 data is FP16 on a float32
-        carrier. Another Tensor gives its values and its format.
+        carrier, and ml_dtypes data has its own format likewise. Another Tensor gives its values
+        and its format.
     requires_grad: collect a gradient here when ``backward()`` is called on a result.
     fmt: a Format or its name; the data is rounded to it.
 
-    Two formats that meet give the wider one; FP16 with BF16 gives FP32. A Python number takes the
-    other operand's format. Raises TypeError for integer, complex, object or string data.
+    Two formats that meet give the wider one; FP16 with BF16 gives FP32. A number (Python's or a
+    NumPy scalar) takes the other operand's format. Comparisons give arrays of booleans.
+
+    Raises TypeError for integer, complex, object or string data.
     """
 
     __slots__ = ()
@@ -42,14 +47,15 @@ class Tensor(tape.Node):
         if isinstance(data, Tensor):
             values, own = data.data, data.fmt
         else:
-            values = float_array(data, "data")
-            own = _format_of_dtype(data, values)
+            values, own = float_array(data, "data")
+        if not isinstance(requires_grad, bool):
+            raise TypeError(f"requires_grad must be True or False, got {requires_grad!r}")
         fmt = own if fmt is None else format_of(fmt)
         origin = Origin("", "tensor", "weight" if requires_grad else "input")
         with np.errstate(all="ignore"):
             stored = store(values, fmt, origin if fmt != own else None)
         stored = stored.copy() if stored is values else stored
-        self._init(stored, fmt, bool(requires_grad), origin)
+        self._init(stored, fmt, requires_grad, origin)
 
     # --- what it holds -------------------------------------------------------------------------
 
@@ -87,7 +93,7 @@ class Tensor(tape.Node):
             raise TypeError(f"grad must be a Tensor or None, got {type(value).__name__}")
         if value.shape != self.shape:
             raise ValueError(f"grad has shape {value.shape}; allowed is {self.shape}")
-        self.gradient = store(value.data, self.fmt, None)
+        self.gradient = store(value.data, self.fmt, None).copy()
 
     def numpy(self) -> Array:
         """A copy of the values as float32 (float64 for formats that need it)."""
@@ -106,13 +112,40 @@ class Tensor(tape.Node):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if namespace_of(self.data) is not np:
             raise TypeError("this tensor is on the GPU; say .numpy() to copy it to the host")
-        return np.array(self.data, dtype=dtype, copy=copy)
+        if copy is False:
+            raise ValueError("a tensor's values can only be had as a copy; its own array is .data")
+        return np.array(self.data, dtype=dtype)
 
     def __float__(self) -> float:
         return self.item()
 
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
     def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("a tensor of one value and no axes has no length")
         return len(self.data)
+
+    def __eq__(self, other: object) -> Any:
+        return self.data == _compared(other)
+
+    def __ne__(self, other: object) -> Any:
+        return self.data != _compared(other)
+
+    def __lt__(self, other: object) -> Any:
+        return self.data < _compared(other)
+
+    def __le__(self, other: object) -> Any:
+        return self.data <= _compared(other)
+
+    def __gt__(self, other: object) -> Any:
+        return self.data > _compared(other)
+
+    def __ge__(self, other: object) -> Any:
+        return self.data >= _compared(other)
+
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         grad = ", requires_grad=True" if self.requires_grad else ""
@@ -137,7 +170,7 @@ class Tensor(tape.Node):
                 )
             seed = namespace_of(self.data).ones_like(self.data)
         else:
-            seed = Tensor(gradient, fmt=self.fmt).data
+            seed = operand(gradient, self, "gradient").to(self.fmt).data
             if seed.shape != self.shape:
                 raise ValueError(f"gradient has shape {seed.shape}; allowed is {self.shape}")
         tape.backward(self, seed)
@@ -195,15 +228,15 @@ class Tensor(tape.Node):
         """Mean over ``axis`` (all if None): accumulated in the carrier, rounded once."""
         return reduce.mean(self, axis=_checked_axes(self, axis), keepdims=keepdims)
 
-    def reshape(self, *shape_: int | tuple[int, ...]) -> Tensor:
+    def reshape(self, *shape_: int | Sequence[int]) -> Tensor:
         """The same values in another shape, as ``reshape(2, -1)`` or ``reshape((2, -1))``."""
-        sizes: tuple[Any, ...] = shape_
-        if len(shape_) == 1 and isinstance(shape_[0], tuple):
-            sizes = shape_[0]
+        given: Any = shape_[0] if len(shape_) == 1 else shape_
+        given = given if isinstance(given, tuple | list) else (given,)
+        sizes = tuple(integer("shape", size, at_least=-1) for size in given)
         known = math.prod(size for size in sizes if size != -1)
         unknown = sum(size == -1 for size in sizes)
         fits = known and self.size % known == 0 if unknown else known == self.size
-        if unknown > 1 or not fits or any(size < -1 for size in sizes):
+        if unknown > 1 or not fits:
             raise ValueError(f"cannot reshape {self.shape} ({self.size} values) to {sizes}")
         return shape.reshape(self, shape=sizes)
 
@@ -212,24 +245,39 @@ class Tensor(tape.Node):
 Operand = Tensor | ArrayLike
 
 
-def operand(other: Operand, like: Tensor) -> Tensor:
-    """``other`` as a Tensor: a Python number in the format of ``like``, an array in its own."""
+def operand(other: Operand, like: Tensor, argument: str = "operand") -> Tensor:
+    """``other`` as a Tensor: a number in the format of ``like``, an array in its own.
+
+    Raises TypeError, naming the argument, for what is neither.
+    """
     if isinstance(other, Tensor):
         return other
-    if isinstance(other, int | float) and not isinstance(other, bool | np.generic):
-        return Tensor(np.asarray(other, np.float64), fmt=like.fmt)
-    return Tensor(other)
+    if isinstance(other, int | float | np.number) and not isinstance(
+        other, bool | np.complexfloating
+    ):
+        try:
+            return Tensor(np.asarray(float(other)), fmt=like.fmt)
+        except OverflowError:
+            raise ValueError(f"{argument}={other!r} is too large for a float") from None
+    values, fmt = float_array(other, argument)
+    return Tensor(values, fmt=fmt)
+
+
+def _compared(other: object) -> Any:
+    return other.data if isinstance(other, Tensor) else other
 
 
 def _pair(left: Tensor, right: Operand, symbol: str) -> tuple[Tensor, Tensor]:
     right = operand(right, left)
-    try:
-        np.broadcast_shapes(left.shape, right.shape)
-    except ValueError:
-        raise ValueError(
-            f"shapes {left.shape} and {right.shape} of '{symbol}' do not broadcast"
-        ) from None
+    _check_broadcast(left.shape, right.shape, f"shapes {{}} and {{}} of '{symbol}'")
     return left, right
+
+
+def _check_broadcast(left: tuple[int, ...], right: tuple[int, ...], what: str) -> None:
+    try:
+        np.broadcast_shapes(left, right)
+    except ValueError:
+        raise ValueError(what.format(left, right) + " do not broadcast") from None
 
 
 def _matmul(x: Tensor, y: Tensor) -> Tensor:
@@ -242,7 +290,7 @@ def _matmul(x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(
             f"'@' needs as many columns left as rows right, got {x.shape} and {y.shape}"
         )
-    _pair_of_batches(rows.shape[:-2], columns.shape[:-2])
+    _check_broadcast(rows.shape[:-2], columns.shape[:-2], "leading axes {} and {} of '@'")
     product: Tensor = matmul.matmul(rows, columns)
     if x.ndim > 1 and y.ndim > 1:
         return product
@@ -250,26 +298,17 @@ def _matmul(x: Tensor, y: Tensor) -> Tensor:
     return product.reshape(kept + product.shape[-1:] * (y.ndim > 1))
 
 
-def _pair_of_batches(left: tuple[int, ...], right: tuple[int, ...]) -> None:
-    try:
-        np.broadcast_shapes(left, right)
-    except ValueError:
-        raise ValueError(f"leading axes {left} and {right} of '@' do not broadcast") from None
-
-
 def _checked_axes(
     tensor: Tensor, axis: int | tuple[int, ...] | None
 ) -> int | tuple[int, ...] | None:
+    if isinstance(axis, list):
+        raise TypeError(f"axis={axis!r} must be an integer, a tuple of integers or None")
     axes = () if axis is None else axis if isinstance(axis, tuple) else (axis,)
     for one in axes:
-        if not isinstance(one, int | np.integer) or not -tensor.ndim <= one < tensor.ndim:
+        if isinstance(one, bool) or not isinstance(one, int | np.integer):
+            raise TypeError(f"axis={axis!r} must be an integer, a tuple of integers or None")
+        if not -tensor.ndim <= one < tensor.ndim:
             raise ValueError(f"axis={axis!r} is out of range for shape {tensor.shape}")
     if len({one % tensor.ndim for one in axes}) < len(axes):
         raise ValueError(f"axis={axis!r} names an axis twice")
     return axis
-
-
-def _format_of_dtype(data: object, values: Array) -> Format:
-    if getattr(getattr(data, "dtype", None), "type", None) is np.float16:
-        return FP16
-    return FP64 if values.dtype == carrier_of(FP64) else FP32

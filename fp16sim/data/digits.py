@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fp16sim.arguments import integer
 from fp16sim.backend import Array, RandomLike, generator
 
 
@@ -42,10 +43,11 @@ def batches(count: int, batch_size: int, steps: int, rng: RandomLike = None) -> 
     """Indices (batch_size,) of ``steps`` batches out of ``count`` samples, reshuffled every epoch.
 
     What does not fill a batch at the end of an epoch is left out. Raises ValueError, at once,
-    for a batch size outside 1..count.
+    for a batch size outside 1..count or negative steps, TypeError for other than integers.
     """
-    if not 1 <= batch_size <= count:
-        raise ValueError(f"batch_size={batch_size} is not allowed; allowed is 1 to {count}")
+    count = integer("count", count, at_least=1)
+    batch_size = integer("batch_size", batch_size, at_least=1, at_most=count)
+    steps = integer("steps", steps, at_least=0)
     return _batches(count, batch_size, steps, generator(rng))
 
 

@@ -1,7 +1,9 @@
 """The rescue: one deep autoencoder, trained four times from the same weights on the same batches.
 
 In fp32; all in fp16; in fp16 with fp32 master weights; and with master weights and dynamic loss
-scaling. Everything else is equal, so whatever differs is what half precision did.
+scaling. Everything else is equal, so whatever differs is what half precision did. ("All in fp16"
+means weights, activations and gradients. Adam's moments and its arithmetic are fp32 in every run:
+in fp16 its eps of 1e-8 would be zero, which is another failure, and not this one.)
 
 The network is that of Hinton and Salakhutdinov (Science 313, 2006) for 8x8 digits. The loss is the
 mean over pixels, so every gradient starts below 2 / (512·64) = 2^-14, the end of fp16's normal
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, as_completed
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,13 +23,13 @@ import numpy as np
 from fp16sim import data, functional
 from fp16sim.autograd import Tensor, no_grad
 from fp16sim.backend import Array
-from fp16sim.events import Counts
+from fp16sim.events import FATES, Counts
 from fp16sim.formats import FP16, FP32, Format
 from fp16sim.models import Autoencoder
 from fp16sim.optim import Adam
 from fp16sim.precision import autocast
 from fp16sim.scaling import GradScaler
-from fp16sim.training import Step, train
+from fp16sim.training import train
 from fp16sim.xray import XRay, watch
 
 BATCH_SIZE = 512
@@ -125,8 +126,7 @@ class Rescue:
 
 def shares(counts: Counts) -> dict[str, float]:
     """The disjoint fates of values, each as a share of all."""
-    names = ("zero", "flushed", "subnormal", "normal", "overflowed", "nonfinite")
-    return {name: counts.share(name) for name in names}
+    return {fate: counts.share(fate) for fate in FATES}
 
 
 def rescue(
@@ -135,12 +135,11 @@ def rescue(
     *,
     executor: Executor | None = None,
     on_run: Callable[[str, Run], None] | None = None,
-    on_step: Callable[[Step], None] | None = None,
 ) -> Rescue:
     """Train every variant with every seed.
 
     executor: any ``concurrent.futures`` executor to spread the runs over; None runs them here, one
-    after another, and only then ``on_step`` is called. on_run: called as each run ends.
+    after another. on_run: called as each run ends.
     Raises ValueError for no seeds, negative or repeated ones, or steps below 1; ImportError if
     scikit-learn is missing.
     """
@@ -161,7 +160,7 @@ def rescue(
 
     if executor is None:
         for job in jobs:
-            done(job, run_variant(*job, steps, on_step))
+            done(job, run_variant(*job, steps))
     else:
         futures: dict[Future[Run], tuple[str, int]] = {
             executor.submit(run_variant, *job, steps): job for job in jobs
@@ -172,9 +171,7 @@ def rescue(
     return Rescue(baseline, steps, by_variant, digits.test_images[_shown(digits)])
 
 
-def run_variant(
-    name: str, seed: int, steps: int, on_step: Callable[[Step], None] | None = None
-) -> Run:
+def run_variant(name: str, seed: int, steps: int) -> Run:
     """Train one variant. The seed decides the initial weights and the order of the batches."""
     variant = VARIANTS[name]
     digits = data.digits()
@@ -192,10 +189,8 @@ def run_variant(
 
     order = data.batches(len(digits.train_images), BATCH_SIZE, steps, rng=seed)
     with watch(model) as xray:
-        history = train(
-            loss_of, order, optimizer, precision=precision, scaler=scaler, on_step=on_step
-        )
-    with no_grad(), precision if variant.compute != variant.weights else nullcontext():
+        history = train(loss_of, order, optimizer, precision=precision, scaler=scaler)
+    with no_grad(), precision:
         drawn = reconstruct(digits.test_images)[0].numpy().astype(np.float64)
 
     select = partial(xray.select, fmt=variant.compute)
@@ -205,7 +200,7 @@ def run_variant(
         losses=[step.loss for step in history],
         steps_skipped=sum(step.skipped for step in history),
         final_scale=scaler.get_scale(),
-        gradients=select(role=" gradient"),
+        gradients=select(role="gradient"),
         weight_gradients=select(role="weight gradient"),
         updates_unchanged=xray.all_updates().unchanged_share,
         layers=_by_layer(xray, variant.compute),
@@ -250,15 +245,18 @@ def explain(result: Rescue) -> str:
     worst = max(LAYERS, key=lambda layer: share(layer, "activation gradient", "flushed"))
     flushed = share(worst, "activation gradient", "flushed")
     silent = share(LAYERS[-1], "weight gradient", "zero")
-    scale = result.runs["fp16_scaled"][0].final_scale
+    runs = result.runs["fp16_scaled"]
+    scale = np.median([run.final_scale for run in runs])
+    still_flushed = np.median([run.gradients.share("flushed") for run in runs])
     return (
-        f"Without loss scaling, fp16 rounded {flushed:.1%} of the activation gradients in {worst} "
-        f"to zero, which left {silent:.1%} of the weight gradients in {LAYERS[-1]} exactly zero "
-        f"before any rounding of their own, and the test error ended at {unscaled:.4f} with fp32 "
-        f"master weights and {pure:.4f} without (fp32: {fp32:.4f}; the mean image: "
-        f"{result.baseline_mse:.4f}). With the loss multiplied by {scale:.0f} the same gradients "
-        f"stayed above fp16's smallest number, and the error, {scaled:.4f}, was in no seed more "
-        f"than {_largest_gap(result):.1%} away from fp32's."
+        f"Without loss scaling, fp16 rounded {flushed:.1%} of the gradients of {worst}'s "
+        f"activations to zero, which left {silent:.1%} of the weight gradients in {LAYERS[-1]} "
+        f"exactly zero before any rounding of their own, and the test error ended at "
+        f"{unscaled:.4f} with fp32 master weights and {pure:.4f} without (fp32: {fp32:.4f}; the "
+        f"mean image: {result.baseline_mse:.4f}; all are medians over the seeds). With the loss "
+        f"multiplied by {scale:.0f} only {still_flushed:.2%} of all gradient values were flushed, "
+        f"and the error, {scaled:.4f}, was in no seed more than {_largest_gap(result):.1%} away "
+        f"from fp32's."
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from fp16sim.backend import Array
 from fp16sim.formats import FP32, FP64, Format
+from fp16sim.kernels import reference
 
 # Values a block: input, output and scratch of a block together stay in a 1 MiB L2 cache.
 BLOCK = 32768
@@ -84,8 +85,6 @@ class _Magic:
     lowest: Any  # exponent bits of emin: below, the spacing is constant
     highest: Any  # exponent bits of emax + 1: above, everything overflows anyway
     multiplier: Any  # 1.5·2^(t-p), turns 2^e into the magic constant
-    largest: Any  # the format's max
-    smallest_normal: Any
 
 
 @lru_cache
@@ -95,8 +94,6 @@ def _magic(fmt: Format, carrier: Carrier) -> _Magic:
         lowest=carrier.power_bits(fmt.emin),
         highest=carrier.power_bits(fmt.emax + 1),
         multiplier=floats(1.5 * 2.0 ** (carrier.fmt.precision - fmt.precision)),
-        largest=floats(fmt.max),
-        smallest_normal=floats(fmt.smallest_normal),
     )
 
 
@@ -105,7 +102,8 @@ def round_ties_to_even(
 ) -> None:
     """Round every element of ``x`` into ``out``; both 1-d, contiguous, float32 or float64 alike.
 
-    ``x`` and ``out`` may be the same array. Raises ValueError if the format does not fit the dtype.
+    ``x`` and ``out`` may be the same array. The dtype must hold all numbers of the format, or the
+    format all of the dtype's.
     """
     carrier = carrier_for(x.dtype)
     if fits_integer(fmt, carrier):
@@ -120,7 +118,7 @@ def round_ties_to_even(
         out[...] = wide  # exact: the caller only asks for formats that float32 contains
         return
     else:
-        raise ValueError(f"format {fmt} does not fit a {x.dtype} array")
+        block_kernel = _reference_block
     scratch = np.empty((2, min(BLOCK, x.size)), carrier.words)
     with np.errstate(all="ignore"):
         for start in range(0, x.size, BLOCK):
@@ -163,19 +161,26 @@ def _copy_block(values: Array, result: Array, work: Array, fmt: Format, carrier:
     np.copyto(result, values)
 
 
+def _reference_block(
+    values: Array, result: Array, work: Array, fmt: Format, carrier: Carrier
+) -> None:
+    """For formats with nearly all of float64's bits or range: slow, and exact like the others."""
+    result[...] = [reference.round_ties_to_even(value, fmt) for value in values.tolist()]
+
+
 def _finish(
     result: Array, work: Array, fmt: Format, carrier: Carrier, saturate: bool, subnormals: bool
 ) -> None:
     """Overflow and flushing, on rounded values; in most blocks there is neither."""
-    magic = _magic(fmt, carrier)
+    largest = carrier.floats(fmt.max)  # infinite if the format is wider than its carrier
     magnitude = work.view(carrier.floats)
     np.abs(result, out=magnitude)
-    if not np.max(magnitude) <= magic.largest:  # also true if there is a NaN
+    if not np.max(magnitude) <= largest:  # also true if there is a NaN
         if saturate or not fmt.nans:
-            beyond = magic.largest
+            beyond = largest
         else:
             beyond = carrier.floats(np.inf if fmt.infinities else np.nan)
-        over = magnitude > magic.largest
+        over = magnitude > largest
         np.copyto(result, np.copysign(beyond, result), where=over)
     if not subnormals:
-        np.copyto(result, carrier.floats(0), where=magnitude < magic.smallest_normal)
+        np.copyto(result, carrier.floats(0), where=magnitude < fmt.smallest_normal)

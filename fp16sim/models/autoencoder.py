@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from fp16sim import nn
+from fp16sim.arguments import one_of
 from fp16sim.autograd import Tensor
 from fp16sim.backend import RandomLike, generator
 from fp16sim.nn import init
@@ -21,8 +22,7 @@ class Dense(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, activation: str, rng: RandomLike) -> None:
         self.linear = nn.Linear(inputs, outputs, rng=rng)
-        weight = init.xavier_uniform((outputs, inputs), rng)
-        self.linear.weight = Tensor(weight, requires_grad=True)
+        self.linear.weight.data = init.xavier_uniform((outputs, inputs), rng)
         self.linear.bias = Tensor(np.zeros(outputs, np.float32), requires_grad=True)
         self.activation = ACTIVATIONS[activation]()
 
@@ -47,11 +47,9 @@ class Autoencoder(nn.Module):
         *,
         rng: RandomLike = None,
     ) -> None:
-        if activation not in ACTIVATIONS:
-            allowed = ", ".join(ACTIVATIONS)
-            raise ValueError(f"activation={activation!r} is not known; allowed are {allowed}")
-        if len(sizes) < 2:
-            raise ValueError(f"sizes={sizes!r} is too short; allowed are two sizes or more")
+        one_of("activation", activation, ACTIVATIONS)
+        if not isinstance(sizes, tuple | list) or len(sizes) < 2:
+            raise ValueError(f"sizes={sizes!r} is not allowed; it must be two sizes or more")
         random = generator(rng)
         down = list(pairwise(sizes))
         up = [(outputs, inputs) for inputs, outputs in reversed(down)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fp16sim import functional as F
+from fp16sim.arguments import integer
 from fp16sim.autograd import Tensor
 from fp16sim.backend import RandomLike, generator
 from fp16sim.nn import init
@@ -13,17 +14,17 @@ class Linear(Module):
     """x Wᵀ + b. Input (..., in_features), output (..., out_features).
 
     weight (out, in) and bias (out,) start uniform in ±1/sqrt(in), as PyTorch's do; rng is a seed
-    or a generator. Raises ValueError for sizes below 1.
+    or a generator. Raises ValueError for sizes below 1, TypeError for other than integers.
     """
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, rng: RandomLike = None
     ) -> None:
-        for name, size in (("in_features", in_features), ("out_features", out_features)):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
+        shape = (
+            integer("out_features", out_features, at_least=1),
+            integer("in_features", in_features, at_least=1),
+        )
         random = generator(rng)
-        shape = (out_features, in_features)
         self.weight = Tensor(init.fan_in_uniform(shape, in_features, random), requires_grad=True)
         self.bias: Tensor | None = None
         if bias:

@@ -22,8 +22,8 @@ class Module:
     _name: str = ""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Module):
-            object.__setattr__(value, "_name", name)
+        if isinstance(value, Module) and not value._name:
+            object.__setattr__(value, "_name", name)  # the first place it has is the one it reports
         object.__setattr__(self, name, value)
 
     def forward(self, *inputs: Any) -> Any:
@@ -32,7 +32,10 @@ class Module:
 
     def __call__(self, *inputs: Any) -> Any:
         """Run ``forward`` in this module's scope."""
-        with scope(self._name):
+        return self._run(self._name, *inputs)
+
+    def _run(self, name: str, *inputs: Any) -> Any:
+        with scope(name):
             return self.forward(*inputs)
 
     def children(self) -> Iterator[tuple[str, Module]]:
@@ -87,8 +90,8 @@ class Sequential(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all in order."""
-        for _, module in self.children():
-            x = module(x)
+        for name, module in self.children():
+            x = module._run(name, x)  # by its place here: an activation may stand in several
         return x
 
     def __len__(self) -> int:

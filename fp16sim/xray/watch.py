@@ -7,9 +7,22 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from fp16sim import events
+from fp16sim.arguments import one_of
 from fp16sim.events import Counts, Rounded, UpdateCounts
-from fp16sim.formats import Format
+from fp16sim.formats import Format, FormatLike, format_of
 from fp16sim.nn import Module
+
+#: what a stored value can be; "gradient" stands for all kinds of gradients
+ROLES = (
+    "activation",
+    "weight",
+    "input",
+    "value",
+    "gradient",
+    "activation gradient",
+    "weight gradient",
+    "input gradient",
+)
 
 
 class Key(NamedTuple):
@@ -28,6 +41,8 @@ class XRay:
     """Counts collected by ``watch``."""
 
     def __init__(self, model: Module) -> None:
+        if not isinstance(model, Module):
+            raise TypeError(f"model must be a Module, got {model!r}")
         #: what became of stored values
         self.counts: dict[Key, Counts] = {}
         #: what became of updates, by parameter path
@@ -44,16 +59,23 @@ class XRay:
             self.updates.setdefault(name, UpdateCounts()).add(event)
 
     def select(
-        self, *, scope: str = "", role: str | None = None, fmt: Format | None = None
+        self, *, scope: str = "", role: str | None = None, fmt: FormatLike | None = None
     ) -> Counts:
         """The sum of all counts under a module path, in a role (or all), in a format (or all).
 
-        A role that begins with a space matches every role that ends with it: " gradient".
+        role: one of ``ROLES``; "gradient" is every kind of gradient. Raises ValueError for others.
+        A gradient is counted under the module whose value it is the gradient of.
         """
+        if role is not None:
+            one_of("role", role, ROLES)
+        fmt = None if fmt is None else format_of(fmt)
         total = Counts()
         for key, counts in self.counts.items():
             inside = not scope or key.scope == scope or key.scope.startswith(scope + ".")
-            if inside and _matches(role, key.role) and (fmt is None or key.fmt == fmt):
+            wanted = role in (None, key.role) or (
+                role == "gradient" and key.role.endswith(" gradient")
+            )
+            if inside and wanted and fmt in (None, key.fmt):
                 total.merge(counts)
         return total
 
@@ -65,15 +87,12 @@ class XRay:
         return total
 
 
-def _matches(wanted: str | None, role: str) -> bool:
-    if wanted is None:
-        return True
-    return role.endswith(wanted) if wanted.startswith(" ") else role == wanted
-
-
 @contextmanager
 def watch(model: Module) -> Iterator[XRay]:
-    """Count, inside the block, what becomes of every value the model stores and every update.
+    """Count what becomes of every value that is stored in the block, and of every update.
+
+    Everything counts that this thread computes there, in the model or beside it; modules are told
+    apart by their paths, and updates by the names of the model's parameters.
 
     ::
 

@@ -34,6 +34,11 @@ CASES = {
     ),
     "mean": (lambda x: x.mean(axis=-1), lambda x: x.mean(dim=-1), (3, 4)),
     "reshape": (lambda x: x.reshape(2, -1), lambda x: x.reshape(2, -1), (3, 4)),
+    "cross_entropy_of_large_logits": (
+        lambda x: F.cross_entropy(x * 1000, [1, 0, 3]),
+        lambda x: T.cross_entropy(x * 1000, torch.tensor([1, 0, 3])),
+        (3, 4),
+    ),
     "matmul": (lambda x, y: x @ y, lambda x, y: x @ y, (5, 1, 3, 4), (2, 4, 2)),
     "matmul_vector": (lambda x, y: x @ y, lambda x, y: x @ y, (5, 3, 4), (4,)),
     "matmul_dot": (lambda x, y: x @ y, lambda x, y: x @ y, (4,), (4,)),
@@ -75,7 +80,7 @@ def test_values_and_gradients_in_float64(name, rng):
 
 
 def test_the_corners_of_activations():
-    data = np.array([0.0, -0.0, 800.0, -800.0, np.inf, -np.inf, 1e-300])
+    data = np.array([0.0, -0.0, 800.0, -800.0, np.inf, -np.inf, 1e-300, np.nan])
     for ours, torchs in ((F.relu, T.relu), (F.sigmoid, torch.sigmoid), (F.tanh, torch.tanh)):
         x, t = fs.Tensor(data, requires_grad=True), torch.tensor(data, requires_grad=True)
         y, z = ours(x), torchs(t)
@@ -111,10 +116,18 @@ class TestRounding:
         mine = fs.round_to(x, "e4m3", saturate=True)
         assert np.array_equal(mine, theirs, equal_nan=True)
 
-    def test_type_promotion(self):
-        pairs = [(torch.float16, torch.bfloat16), (torch.float16, torch.float32)]
-        for a, b in pairs:
-            assert torch.promote_types(a, b) is torch.float32
+    @pytest.mark.parametrize("first", ["fp16", "bf16", "fp32", "fp64"])
+    @pytest.mark.parametrize("second", ["fp16", "bf16", "fp32", "fp64"])
+    def test_type_promotion(self, first, second):
+        names = {
+            "fp16": torch.float16,
+            "bf16": torch.bfloat16,
+            "fp32": torch.float32,
+            "fp64": torch.float64,
+        }
+        ours = fs.Tensor([1.0], fmt=first) + fs.Tensor([1.0], fmt=second)
+        theirs = torch.ones(1, dtype=names[first]) + torch.ones(1, dtype=names[second])
+        assert names[ours.fmt.name] is theirs.dtype
 
 
 class TestHalfArithmetic:

@@ -55,12 +55,13 @@ def _(g: Array) -> Any:
 @primitive(exact=True)
 def relu(x: Array) -> Any:
     """max(x, 0), with derivative 0 at 0 as in PyTorch."""
-    return namespace_of(x).maximum(x, x.dtype.type(0)), (x > 0,)
+    passes = ~(x <= 0)  # a NaN passes, as in PyTorch
+    return namespace_of(x).maximum(x, x.dtype.type(0)), (passes,)
 
 
 @relu.backward
-def _(g: Array, positive: Array) -> Any:
-    return (namespace_of(g).where(positive, g, g.dtype.type(0)),)
+def _(g: Array, passes: Array) -> Any:
+    return (namespace_of(g).where(passes, g, g.dtype.type(0)),)
 
 
 @primitive

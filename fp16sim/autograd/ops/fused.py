@@ -32,13 +32,14 @@ def _(g: Array, x: Array, weight: Array, has_bias: bool) -> Any:
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 
-def _reduced(losses: Array, reduction: str) -> tuple[Array, float]:
+def _reduced(losses: Array, reduction: str) -> tuple[Array, Any]:
     """The loss, and what each element's derivative is multiplied by."""
     if reduction == "none":
         return losses, 1.0
     if reduction == "sum":
         return losses.sum(), 1.0
-    return losses.mean(), 1.0 / losses.size
+    count = losses.dtype.type(losses.size)
+    return losses.sum() / count, 1 / count  # of nothing: 0 / 0 = NaN
 
 
 @primitive
@@ -50,7 +51,7 @@ def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> Any:
 
 
 @mse_loss.backward
-def _(g: Array, difference: Array, weight: float) -> Any:
+def _(g: Array, difference: Array, weight: Any) -> Any:
     gradient = (2 * weight) * g * difference
     return gradient, lambda: -gradient
 
@@ -67,7 +68,7 @@ def cross_entropy(logits: Array, *, target: Array, reduction: str = "mean") -> A
 
 
 @cross_entropy.backward
-def _(g: Array, log_softmax: Array, rows: Array, target: Array, weight: float) -> Any:
+def _(g: Array, log_softmax: Array, rows: Array, target: Array, weight: Any) -> Any:
     gradient = namespace_of(g).exp(log_softmax)
     gradient[rows, target] -= 1
     return (gradient * (weight * g.reshape(-1, 1)),)

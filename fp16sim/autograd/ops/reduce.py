@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fp16sim.autograd.primitive import primitive
@@ -33,10 +34,12 @@ def _(g: Array, shape: tuple[int, ...], axis: Axes, keepdims: bool) -> Any:
 @primitive
 def mean(x: Array, *, axis: Axes = None, keepdims: bool = False) -> Any:
     """Arithmetic mean over ``axis`` (all axes if None)."""
-    value = x.mean(axis=axis, keepdims=keepdims)
-    return value, (x.shape, x.size // value.size, axis, keepdims)
+    total = x.sum(axis=axis, keepdims=keepdims)
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    count = x.dtype.type(math.prod(x.shape[one] for one in axes))
+    return total / count, (x.shape, count, axis, keepdims)  # of nothing: 0 / 0 = NaN
 
 
 @mean.backward
-def _(g: Array, shape: tuple[int, ...], count: int, axis: Axes, keepdims: bool) -> Any:
-    return (_spread(g / g.dtype.type(count), shape, axis, keepdims),)
+def _(g: Array, shape: tuple[int, ...], count: Any, axis: Axes, keepdims: bool) -> Any:
+    return (_spread(g / count, shape, axis, keepdims),)
