@@ -232,7 +232,7 @@ def _draw_digits(axes: Axes, result: Rescue, labels: dict[str, str]) -> None:
         for name, runs in result.runs.items()
     ]
     image_rows(axes, rows)
-    axes.set_title("What each network draws")
+    axes.set_title(f"What each network draws (seed {result.runs['fp32'][0].seed})")
 
 
 def _draw_losses(axes: Axes, result: Rescue, labels: dict[str, str]) -> None:
@@ -269,7 +269,7 @@ def _draw_histograms(top: Axes, bottom: Axes, result: Rescue) -> None:
     plain, scaled = result.runs["fp16_master"][0], result.runs["fp16_scaled"][0]
     exponent_histogram(top, plain.gradients)
     exponent_histogram(bottom, scaled.gradients)
-    top.set_title("All gradients before rounding to fp16, loss × 1")
+    top.set_title(f"All gradients before rounding to fp16 (seed {plain.seed}), loss × 1")
     bottom.set_title(f"The same, loss × {_power(scaled.final_scale)}")
     bottom.set_xlabel("size of a gradient value, |g|, when it is stored")
     for axes in (top, bottom):
@@ -289,12 +289,13 @@ def _draw_layers(upper: Axes, lower: Axes, result: Rescue) -> None:
         (lower, "weight gradient", "Weight gradients"),
     ):
         rows = []
+        seed = result.runs["fp16_master"][0].seed
         plain, scaled = result.runs["fp16_master"][0], result.runs["fp16_scaled"][0]
         for layer in plain.layers:
             rows.append((f"{layer}  × 1", plain.layers[layer][role]))
             rows.append((f"× {_power(scaled.final_scale)}", scaled.layers[layer][role]))
         fate_bars(axes, rows)
-        axes.set_title(f"{title}, from the loss down")
+        axes.set_title(f"{title}, from the loss down (seed {seed})")
     lower.set_xlabel("share of values, %")
     handles = [
         mpl.patches.Patch(facecolor=color, hatch=hatch, edgecolor=GREY, label=FATE_LABELS[fate])

@@ -30,7 +30,9 @@ from fp16sim import plots
 
 FAST = "--fast" in sys.argv
 STEPS = 250 if FAST else 600
-FIGURES = Path(tempfile.mkdtemp()) if FAST else Path("figures")
+# A quick run must not replace the real figures.
+TEMPORARY = tempfile.TemporaryDirectory()
+FIGURES = Path(TEMPORARY.name if FAST else "figures")
 
 # %% [markdown]
 # ## What fp16 can hold
@@ -136,11 +138,12 @@ def autopsy(xray):
 autopsy(fp16_xray)
 
 # %% [markdown]
-# Read it from the top, the way the gradient travels. Few weight gradients are flushed: about 1 %.
-# The *activation* gradients are: by `encoder.2` most of those that arrive are rounded to zero, and
-# below it there is nothing left to round. The weight gradients of `encoder.0` are all zero, and not
-# one of them was flushed: they are sums of products with zeros. Whoever looks only at them, after
-# the fact, sees zeros and cannot tell why. And better weights could not help: there is no update.
+# Read it from the top, the way the gradient travels. Of all weight gradients about 1 % are flushed.
+# The *activation* gradients are what dies: a third in `encoder.2`; in `encoder.1` another half,
+# when more than a third are zeros already; and `encoder.0` has nothing left to round. Its weight
+# gradients are all zero, and not one of them was flushed: they are sums of products with zeros.
+# Whoever looks only at them, and only after the fact, sees zeros and cannot tell why. And better
+# weights could not help: there is no update for them to keep.
 #
 # ## The rescue
 #
