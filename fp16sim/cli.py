@@ -133,10 +133,10 @@ def _workers(jobs: int) -> Iterator[Executor]:
     )
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)  # read by the workers as they load NumPy
-    # Not all cores may be ours; macOS and Windows cannot say.
+    # Not all cores may be ours (macOS and Windows cannot say); Windows allows 61 processes.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     executor = ProcessPoolExecutor(
-        min(cores or 1, jobs), mp_context=multiprocessing.get_context("spawn")
+        min(cores or 1, jobs, 61), mp_context=multiprocessing.get_context("spawn")
     )
     try:
         yield executor
