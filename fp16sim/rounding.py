@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fp16sim import events
-from fp16sim.arguments import one_of
-from fp16sim.backend import Array, carrier_of, namespace_of
+from fp16sim.arguments import integer, one_of
+from fp16sim.backend import Array, RandomLike, carrier_of, generator, namespace_of
 from fp16sim.formats import (
     BF16,
     E2M1,
@@ -24,10 +24,10 @@ from fp16sim.formats import (
     FormatLike,
     format_of,
 )
-from fp16sim.kernels import cpu
+from fp16sim.kernels import cpu, reference
 
 #: rounding modes, named as in IEEE 754-2019 section 4.3
-MODES = ("ties_to_even",)
+MODES = (*reference.GOES_UP, "stochastic")
 
 
 def round_to(
@@ -37,20 +37,31 @@ def round_to(
     *,
     saturate: bool = False,
     subnormals: bool = True,
+    rng: RandomLike = None,
+    random_bits: int | None = None,
 ) -> Any:
-    """Round every value of ``x`` to the nearest number of ``fmt``; halfway, to the even one.
+    """Round every value of ``x`` to a number of ``fmt``, by default to the nearest.
 
     Exact: one rounding, from the input's own value, with subnormal numbers, signed zeros and
-    overflow as IEEE 754-2019 says (sections 4.3.1, 7.4 and 7.5). Never warns.
+    overflow as IEEE 754-2019 says (sections 4.3, 7.4 and 7.5). Never warns.
 
     x: float16, float32 or float64 array of any shape (or an ``ml_dtypes`` array, a Python float,
         or nested lists of floats, which are float64).
     fmt: a ``Format`` or its name.
+    mode: "ties_to_even" (nearest; halfway, to the number with an even significand),
+        "ties_to_away" (halfway, away from zero), "toward_zero", "toward_negative",
+        "toward_positive", "to_odd" (what is not a number of the format goes to its neighbour with
+        an odd significand, and beyond the largest to that), or "stochastic" (up with a probability
+        equal to the distance from the number below, in spacings).
     saturate: values beyond ``fmt.max``, infinities included, become ``fmt.max`` with their sign.
         Otherwise they become infinite; in E4M3, which has no infinity, NaN; and formats that have
         neither (E3M2, E2M3, E2M1) always saturate. NaN stays NaN.
     subnormals: if False, results below ``fmt.smallest_normal`` become zero with their sign, as on
-        hardware that flushes subnormal results.
+        hardware that flushes subnormal results, in every mode.
+    rng: for "stochastic", which needs it: a seed or a ``np.random.Generator``. The same seed and
+        number of values give the same result.
+    random_bits: for "stochastic", how many random bits a value is given, 1 to 32 (32 if None); the
+        probability is rounded down to a multiple of 2^-random_bits.
 
     Returns a new C-contiguous array of the shape of ``x`` with values on the grid of ``fmt``:
     float64 if ``x`` was, else float32; a NumPy scalar for a scalar, as NumPy's functions do.
@@ -60,6 +71,15 @@ def round_to(
     """
     fmt = format_of(fmt)
     one_of("mode", mode, MODES)
+    if mode == "stochastic" and rng is None:
+        raise ValueError(
+            "rng=None is not allowed for mode='stochastic'; give a seed or a Generator"
+        )
+    if mode != "stochastic" and not (rng is None and random_bits is None):
+        raise ValueError(f"rng and random_bits are for mode='stochastic' only, not for {mode!r}")
+    random_bits = integer(
+        "random_bits", 32 if random_bits is None else random_bits, at_least=1, at_most=32
+    )
     values, _ = float_array(x, "x")
     carrier = cpu.carrier_for(values.dtype).fmt
     may_saturate = saturate or not fmt.infinities
@@ -67,7 +87,11 @@ def round_to(
         raise ValueError(
             f"fmt={fmt} does not fit {values.dtype} values; pass float64 (x.astype('float64'))"
         )
-    result = _rounded(values, fmt, saturate, subnormals)
+    draws = None
+    if mode == "stochastic":
+        draws = generator(rng).integers(0, 2**32, values.size, dtype=np.uint32)
+        draws &= np.uint32(2**32 - 2 ** (32 - random_bits))  # the upper bits
+    result = _rounded(values, fmt, mode, saturate, subnormals, draws)
     if result is values:
         result = values.copy()
     if events.observed():
@@ -142,10 +166,17 @@ def _holds_all(fmt: Format, dtype: np.dtype[Any]) -> bool:
     return fmt.contains(cpu.carrier_for(dtype).fmt)
 
 
-def _rounded(values: Array, fmt: Format, saturate: bool = False, subnormals: bool = True) -> Array:
+def _rounded(
+    values: Array,
+    fmt: Format,
+    mode: str = "ties_to_even",
+    saturate: bool = False,
+    subnormals: bool = True,
+    draws: Array | None = None,
+) -> Array:
     if _holds_all(fmt, values.dtype) and not saturate and subnormals:
         return values
     out = np.empty(values.shape, values.dtype)
     flat = np.ascontiguousarray(values).reshape(-1)
-    cpu.round_ties_to_even(flat, out.reshape(-1), fmt, saturate, subnormals)
+    cpu.round_array(flat, out.reshape(-1), fmt, mode, saturate, subnormals, draws)
     return out

@@ -44,7 +44,7 @@ class TestFp16Exhaustively:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_every_midpoint_and_its_neighbours(self, dtype):
         x = neighbourhood(midpoints_of_fp16().astype(dtype))  # exact: 12 bits
-        expected = np.array([reference.round_ties_to_even(float(v), fs.FP16) for v in x], dtype)
+        expected = np.array([reference.round_to(float(v), fs.FP16) for v in x], dtype)
         assert_same_bits(fs.round_to(x, fs.FP16), expected)
         assert_same_bits(expected, astype(astype(x, np.float16), dtype))  # the oracle's oracle
 
@@ -79,11 +79,11 @@ def test_against_exact_arithmetic(fmt, saturate, rng):
     x *= rng.choice([-1.0, 1.0], x.shape)
     specials = [0.0, -0.0, np.inf, -np.inf, fmt.max, -fmt.max, fmt.smallest_subnormal / 2, np.nan]
     x = np.concatenate([x, specials])
-    expected = np.array([reference.round_ties_to_even(float(v), fmt, saturate) for v in x])
+    expected = np.array([reference.round_to(float(v), fmt, saturate=saturate) for v in x])
     assert_same_bits(fs.round_to(x, fmt, saturate=saturate), expected)
     with np.errstate(over="ignore", under="ignore"):
         x32 = x.astype(np.float32)
-    expected = [reference.round_ties_to_even(float(v), fmt, saturate) for v in x32]
+    expected = [reference.round_to(float(v), fmt, saturate=saturate) for v in x32]
     assert_same_bits(fs.round_to(x32, fmt, saturate=saturate), np.array(expected, np.float32))
 
 
@@ -169,7 +169,7 @@ class TestOtherFormats:
     def test_float32(self, precision, emin, emax, values):
         fmt = fs.Format(name="any", precision=precision, emin=emin, emax=emax)
         x = np.array(values, np.float32)
-        expected = [reference.round_ties_to_even(float(v), fmt) for v in x]
+        expected = [reference.round_to(float(v), fmt) for v in x]
         assert_same_bits(fs.round_to(x, fmt), np.array(expected, np.float32))
 
     @pytest.mark.parametrize("precision", [2, 12, 21, 22, 23])
@@ -184,7 +184,7 @@ class TestOtherFormats:
         bits = (bits & 0x807FFFFF) | (codes << 23)
         bits[::3] &= np.uint32(0xFFFFFFFF << (23 - precision) & 0xFFFFFFFF)  # ties, too
         x = bits.view(np.float32)
-        expected = [reference.round_ties_to_even(float(v), fmt) for v in x]
+        expected = [reference.round_to(float(v), fmt) for v in x]
         assert_same_bits(fs.round_to(x, fmt), np.array(expected, np.float32))
 
     @given(
@@ -197,7 +197,7 @@ class TestOtherFormats:
     def test_float64(self, precision, emin, emax, values, saturate):
         fmt = fs.Format(name="any", precision=precision, emin=emin, emax=emax)
         x = np.array(values)
-        expected = np.array([reference.round_ties_to_even(v, fmt, saturate) for v in values])
+        expected = np.array([reference.round_to(v, fmt, saturate=saturate) for v in values])
         assert_same_bits(fs.round_to(x, fmt, saturate=saturate), expected)
 
     def test_float64_with_a_shorter_range(self):
@@ -219,11 +219,139 @@ class TestOtherFormats:
         fmt = fs.Format(name="long", precision=30, emin=-14, emax=15)
         with pytest.raises(ValueError, match=r"fmt=long does not fit float32.*float64"):
             fs.round_to(np.ones(3, np.float32), fmt)
-        assert fs.round_to(1 / 3, fmt) == reference.round_ties_to_even(1 / 3, fmt)
+        assert fs.round_to(1 / 3, fmt) == reference.round_to(1 / 3, fmt)
 
     def test_a_wider_format_leaves_values_alone(self, rng):
         x = rng.standard_normal(100).astype(np.float32)
         assert_same_bits(fs.round_to(x, "fp64"), x)
+
+
+OTHER_MODES = [mode for mode in reference.GOES_UP if mode != "ties_to_even"]
+
+
+class TestModes:
+    @pytest.mark.parametrize("mode", OTHER_MODES)
+    @pytest.mark.parametrize("fmt", [fs.FP32, *ORACLE_DTYPES], ids=repr)
+    def test_against_exact_arithmetic(self, mode, fmt, rng):
+        """Random values in and around the range, numbers of the format, midpoints, neighbours."""
+        exponents = rng.integers(fmt.emin - fmt.precision - 3, fmt.emax + 3, 300)
+        grid = np.ldexp(rng.integers(0, 2 ** (fmt.precision + 1), 300) * 1.0, exponents)
+        grid = np.ldexp(grid, -fmt.precision)
+        limits = [fmt.max, fmt.smallest_subnormal, fmt.smallest_normal, 2.0 ** (fmt.emax + 1), 0.0]
+        x = neighbourhood(np.concatenate([grid, limits]))
+        x = np.concatenate([x, rng.standard_normal(300) * fmt.max, [np.inf, np.nan]])
+        x *= rng.choice([-1.0, 1.0], x.shape)
+        for saturate in (False, True):
+            expected = [reference.round_to(v, fmt, mode, saturate) for v in x.tolist()]
+            assert_same_bits(fs.round_to(x, fmt, mode, saturate=saturate), np.array(expected))
+            if fmt is not fs.FP32:
+                with np.errstate(over="ignore", under="ignore"):
+                    x32 = x.astype(np.float32)
+                expected = [reference.round_to(v, fmt, mode, saturate) for v in x32.tolist()]
+                ours = fs.round_to(x32, fmt, mode, saturate=saturate)
+                assert_same_bits(ours, np.array(expected, np.float32))
+
+    @pytest.mark.parametrize("fmt", [fs.FP16, fs.E4M3, fs.E2M1], ids=repr)
+    def test_directions_enclose_and_odd_is_the_odd_one(self, fmt, rng):
+        """Laws that do not need the reference."""
+        x = np.clip(rng.standard_normal(5000) * fmt.max / 4, fmt.min, fmt.max)
+        down, up = (fs.round_to(x, fmt, f"toward_{way}") for way in ("negative", "positive"))
+        zero, odd = fs.round_to(x, fmt, "toward_zero"), fs.round_to(x, fmt, "to_odd")
+        assert ((down <= x) & (x <= up)).all()
+        assert (fs.round_to((down + up) / 2, fmt)[down == up] == x[down == up]).all()
+        assert np.array_equal(zero, np.where(x < 0, up, down))
+        assert ((odd == down) | (odd == up)).all()
+        spacing = np.ldexp(1.0, np.maximum(np.frexp(zero)[1] - 1, fmt.emin) - fmt.precision + 1)
+        exact = down == up
+        significand = odd[~exact] / spacing[~exact]
+        assert (abs(significand) % 2 == 1).all()
+        for nearest in (fs.round_to(x, fmt), fs.round_to(x, fmt, "ties_to_away")):
+            assert (abs(nearest - x) <= np.minimum(x - down, up - x)).all()
+
+    @pytest.mark.parametrize(
+        ("mode", "positive", "negative"),
+        [
+            ("ties_to_away", np.inf, -np.inf),
+            ("toward_zero", 65504.0, -65504.0),
+            ("toward_positive", np.inf, -65504.0),
+            ("toward_negative", 65504.0, -np.inf),
+            ("to_odd", 65504.0, -65504.0),
+        ],
+    )
+    def test_overflow(self, mode, positive, negative):
+        assert fs.round_to([1e6, -1e6], "fp16", mode).tolist() == [positive, negative]
+        assert fs.round_to([np.inf, -np.inf], "fp16", mode).tolist() == [np.inf, -np.inf]
+
+    def test_signs_of_zero(self):
+        tiny = np.array([1e-30, -1e-30])
+        assert_same_bits(fs.round_to(tiny, "fp16", "toward_zero"), np.array([0.0, -0.0]))
+        up, down = fs.round_to(tiny, "fp16", "toward_positive"), 2.0**-24
+        assert_same_bits(up, np.array([down, -0.0]))
+
+    @pytest.mark.parametrize("mode", OTHER_MODES)
+    def test_formats_that_only_the_reference_rounds(self, mode):
+        fmt = fs.FP64.with_range_of(fs.FP16)
+        x = np.array([2.0**-14 / 3, -(2.0**-14) / 3, 65536.0, -65536.0, np.inf])
+        expected = np.array([reference.round_to(v, fmt, mode) for v in x.tolist()])
+        assert_same_bits(fs.round_to(x, fmt, mode), expected)
+
+
+class TestStochastic:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("fmt", [fs.FP16, fs.BF16, fs.E5M2, fs.FP64.with_range_of(fs.FP16)])
+    @pytest.mark.parametrize("random_bits", [1, 7, 32])
+    def test_against_exact_arithmetic_with_the_same_draws(self, dtype, fmt, random_bits, rng):
+        if dtype is np.float32 and fmt.precision > 24:
+            fmt = fs.FP32
+        exponents = rng.integers(fmt.emin - fmt.precision - 3, fmt.emax + 2, 500)
+        x = np.ldexp(rng.uniform(-2, 2, 500), np.clip(exponents, -1000, 1000))
+        with np.errstate(over="ignore", under="ignore"):
+            x = np.concatenate([x, [0.0, np.inf, fmt.max, np.nan]]).astype(dtype)
+        ours = fs.round_to(x, fmt, "stochastic", rng=3, random_bits=random_bits)
+        draws = np.random.default_rng(3).integers(0, 2**32, x.size, dtype=np.uint32)
+        draws = [Fraction(d >> (32 - random_bits), 2**random_bits) for d in draws.tolist()]
+        expected = [
+            reference.round_to(v, fmt, "stochastic", draw=d)
+            for v, d in zip(x.tolist(), draws, strict=True)
+        ]
+        assert_same_bits(ours, np.array(expected, dtype))
+
+    @pytest.mark.parametrize("x", [1 + 0.3 * 2**-10, -(1 + 0.7 * 2**-10), 0.25 * 2**-24])
+    def test_unbiased(self, x):
+        """The mean of n draws is within 5 standard errors of x."""
+        n = 200_000
+        rounded = fs.round_to(np.full(n, x), "fp16", "stochastic", rng=1)
+        low, high = (fs.round_to(x, "fp16", f"toward_{way}") for way in ("negative", "positive"))
+        assert set(rounded.tolist()) == {low, high}
+        p = (x - low) / (high - low)
+        assert abs((rounded == high).mean() - p) < 5 * np.sqrt(p * (1 - p) / n)
+
+    def test_seeds_and_generators(self, rng):
+        x = rng.standard_normal(100_000).astype(np.float32)
+        first, again, other = (fs.round_to(x, "fp16", "stochastic", rng=s) for s in (0, 0, 1))
+        assert_same_bits(first, again)
+        assert (first != other).any()
+        random = np.random.default_rng(0)
+        assert_same_bits(fs.round_to(x, "fp16", "stochastic", rng=random), first)
+        assert (fs.round_to(x, "fp16", "stochastic", rng=random) != first).any()
+
+    def test_numbers_of_the_format_stay(self):
+        values = astype(ALL_FP16, np.float32)
+        assert_same_bits(fs.round_to(values, "fp16", "stochastic", rng=0), values)
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"mode": "stochastic"}, ValueError, "rng=None is not allowed for mode='stochastic'"),
+            ({"mode": "stochastic", "rng": "0"}, TypeError, "rng must be"),
+            ({"mode": "stochastic", "rng": 0, "random_bits": 33}, ValueError, "from 1 to 32"),
+            ({"rng": 0}, ValueError, "for mode='stochastic' only, not for 'ties_to_even'"),
+            ({"random_bits": 3}, ValueError, "for mode='stochastic' only"),
+        ],
+    )
+    def test_bad_arguments(self, arguments, error, message):
+        with pytest.raises(error, match=message):
+            fs.round_to(1.5, "fp16", **arguments)
 
 
 class TestFlushing:

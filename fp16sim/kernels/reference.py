@@ -7,9 +7,36 @@ is nothing that could round twice.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 from fp16sim.formats import Format
+
+HALF = Fraction(1, 2)
+
+#: Should a magnitude of ``steps + rest`` spacings, 0 <= rest < 1, go up to ``steps + 1``?
+#: Arguments: whether the number is negative, steps, rest. Source: IEEE 754-2019, section 4.3; to
+#: odd: Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", IEEE TC 57 (2008).
+GOES_UP: dict[str, Callable[[bool, int, Fraction], bool]] = {
+    "ties_to_even": lambda negative, steps, rest: rest > HALF or (rest == HALF and steps % 2 == 1),
+    "ties_to_away": lambda negative, steps, rest: rest >= HALF,
+    "toward_zero": lambda negative, steps, rest: False,
+    "toward_negative": lambda negative, steps, rest: negative and rest > 0,
+    "toward_positive": lambda negative, steps, rest: not negative and rest > 0,
+    "to_odd": lambda negative, steps, rest: rest > 0 and steps % 2 == 0,
+}
+
+#: Does a finite number beyond the largest stop there, instead of going to infinity? Argument:
+#: whether it is negative. Source: IEEE 754-2019, section 7.4; to odd stops, since infinity is even.
+STOPS_AT_MAX: dict[str, Callable[[bool], bool]] = {
+    "ties_to_even": lambda negative: False,
+    "ties_to_away": lambda negative: False,
+    "toward_zero": lambda negative: True,
+    "toward_negative": lambda negative: not negative,
+    "toward_positive": lambda negative: negative,
+    "to_odd": lambda negative: True,
+    "stochastic": lambda negative: False,
+}
 
 
 def exponent_of(magnitude: Fraction) -> int:
@@ -18,17 +45,27 @@ def exponent_of(magnitude: Fraction) -> int:
     return e if magnitude >= Fraction(2) ** e else e - 1
 
 
-def round_ties_to_even(x: float, fmt: Format, saturate: bool = False) -> float:
-    """The number of ``fmt`` nearest to x; halfway, the one with an even significand.
+def round_to(
+    x: float,
+    fmt: Format,
+    mode: str = "ties_to_even",
+    saturate: bool = False,
+    draw: Fraction | None = None,
+) -> float:
+    """The number of ``fmt`` that the mode picks for x.
 
-    Source: IEEE 754-2019, sections 4.3.1 (nearest, overflow) and 7.4; OFP8 1.0 for formats
-    without infinities (overflow gives NaN), OCP MX 1.0 for formats without NaN (it saturates).
+    draw: for the mode "stochastic" only, a number in [0, 1): x goes up if the part of a spacing by
+    which it exceeds the number below, and draw, together make at least a whole one.
+
+    Source: IEEE 754-2019, sections 4.3 and 7.4; OFP8 1.0 for formats without infinities (what
+    would be infinite is NaN), OCP MX 1.0 for formats without NaN (they saturate).
     """
     if math.isnan(x):
         return x
-    sign = math.copysign(1.0, x)
+    negative = math.copysign(1.0, x) < 0
+    sign = -1.0 if negative else 1.0
     if math.isinf(x):
-        return sign * _beyond_max(fmt, saturate)
+        return sign * _infinity(fmt, saturate)
     magnitude = abs(Fraction(x))
     if magnitude == 0:
         return x
@@ -37,21 +74,22 @@ def round_ties_to_even(x: float, fmt: Format, saturate: bool = False) -> float:
     exponent = max(exponent_of(magnitude), fmt.emin)
     spacing = Fraction(2) ** (exponent - fmt.precision + 1)
 
-    # 2. The multiple of the spacing below x, and whether x is past the middle to the next one.
+    # 2. The multiple of the spacing below x, and whether the mode goes up to the next one.
     steps = math.floor(magnitude / spacing)
-    remainder = magnitude / spacing - steps
-    half = Fraction(1, 2)
-    if remainder > half or (remainder == half and steps % 2 == 1):
+    rest = magnitude / spacing - steps
+    if rest + draw >= 1 if draw is not None else GOES_UP[mode](negative, steps, rest):
         steps += 1
 
     # 3. Overflow is judged on the rounded value, as if the exponent had no upper limit.
     rounded = steps * spacing
     if rounded > Fraction(fmt.max):
-        return sign * _beyond_max(fmt, saturate)
+        stops = STOPS_AT_MAX[mode](negative)
+        return sign * (fmt.max if stops else _infinity(fmt, saturate))
     return sign * float(rounded)
 
 
-def _beyond_max(fmt: Format, saturate: bool) -> float:
+def _infinity(fmt: Format, saturate: bool) -> float:
+    """What takes the place of infinity in the format."""
     if saturate or not fmt.nans:
         return fmt.max
     return math.inf if fmt.infinities else math.nan
