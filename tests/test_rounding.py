@@ -305,6 +305,9 @@ class TestStochastic:
             fmt = fs.FP32
         exponents = rng.integers(fmt.emin - fmt.precision - 3, fmt.emax + 2, 500)
         x = np.ldexp(rng.uniform(-2, 2, 500), np.clip(exponents, -1000, 1000))
+        x[:100] = np.ldexp(
+            1 + 2.0**-fmt.precision, np.clip(exponents[:100], fmt.emin, 1000)
+        )  # half
         with np.errstate(over="ignore", under="ignore"):
             x = np.concatenate([x, [0.0, np.inf, fmt.max, np.nan]]).astype(dtype)
         ours = fs.round_to(x, fmt, "stochastic", rng=3, random_bits=random_bits)
@@ -325,6 +328,12 @@ class TestStochastic:
         assert set(rounded.tolist()) == {low, high}
         p = (x - low) / (high - low)
         assert abs((rounded == high).mean() - p) < 5 * np.sqrt(p * (1 - p) / n)
+
+    def test_every_block_has_its_own_draws(self):
+        x = np.full(2 * cpu.BLOCK + 9, 1 + 2.0**-11)
+        rounded = fs.round_to(x, "fp16", "stochastic", rng=0)
+        draws = np.random.default_rng(0).integers(0, 2**32, x.size, dtype=np.uint32)
+        assert np.array_equal(rounded > 1, draws >= 2**31)
 
     def test_seeds_and_generators(self, rng):
         x = rng.standard_normal(100_000).astype(np.float32)

@@ -189,10 +189,9 @@ def _other_modes_block(
             up = (rest > 0) & (last_bit == 0)
         case _:  # stochastic; in float64 whatever the carrier, where 33 bits are exact
             assert draws is not None
-            share = np.floor(np.divide(rest, spacing, dtype=np.float64) * 2.0**32)
+            share = np.floor((rest / spacing).astype(np.float64) * 2.0**32)
             up = share + draws >= 2.0**32
     np.add(below, spacing * up, out=result)
-    np.copyto(result, values, where=~np.isfinite(values))
 
 
 def _integer_block(
