@@ -22,7 +22,7 @@ from fp16sim.formats import (
     Format,
 )
 from fp16sim.precision import autocast
-from fp16sim.rounding import round_to
+from fp16sim.rounding import decode, encode, round_to
 from fp16sim.scaling import GradScaler
 from fp16sim.xray import watch
 
@@ -45,6 +45,8 @@ __all__ = [
     "autocast",
     "check_gradients",
     "data",
+    "decode",
+    "encode",
     "functional",
     "models",
     "nn",
