@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -14,13 +15,108 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from fp16sim.experiments.rescue import Rescue, Run
+    from fp16sim.explain import Explanation
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="fp16sim")
 def main() -> None:
     """See what half precision does to a neural network."""
+
+
+@main.command(
+    epilog="Examples: fp16sim explain 0.1     fp16sim explain 2^-25 --format fp16 --mode to_odd",
+    short_help="Show what becomes of one number: bits, neighbours, modes, error.",
+    context_settings={"ignore_unknown_options": True},  # so that -1.5 is a number
+)
+@click.argument("number")
+@click.option(
+    "--format", "names", multiple=True, metavar="NAME", help="May be repeated. Default: several."
+)
+@click.option("--mode", default="ties_to_even", show_default=True, metavar="NAME")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, nothing else.")
+def explain(number: str, names: tuple[str, ...], mode: str, as_json: bool) -> None:
+    """Show what becomes of NUMBER (0.1, 1e-7, 1/3, 0x1.8p-3, 2^-24, inf, nan) in formats: the bits
+    as sign, exponent and fraction, the error in units in the last place, and whether it
+    underflowed or overflowed. With one --format also its neighbours and every mode's choice.
+    """
+    from fp16sim import explain as explaining
+
+    try:
+        value = explaining.parse_number(number)
+        rows = [explaining.explain(value, name, mode) for name in names or _EXPLAINED]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if as_json:
+        click.echo(json.dumps([_explanation_record(row) for row in rows]))
+        return
+    console = _console()
+    table = _table(f"{number} in {mode}", "format", "becomes", "bits", "error, ulp", "")
+    for row in rows:
+        off = "" if math.isnan(row.error_in_ulps) else f"{row.error_in_ulps:+.4g}"
+        table.add_row(row.fmt.name, repr(row.result), row.bits, off, row.fate)
+    console.print(table)
+    if len(rows) == 1:
+        row = rows[0]
+        modes = _table(f"Neighbours and modes in {row.fmt}", "", "number", "bits")
+        for name, value in (("below", row.below), ("above", row.above)):
+            modes.add_row(name, repr(value), explaining.bit_fields(value, row.fmt))
+        for name in explaining.MODES:
+            picked = explaining.explain(row.number, row.fmt, name)
+            modes.add_row(name, repr(picked.result), picked.bits)
+        console.print(modes)
+
+
+_EXPLAINED = ("fp32", "tf32", "fp16", "bf16", "e4m3", "e5m2")
+
+
+def _explanation_record(row: Explanation) -> dict[str, object]:
+    """Plain data; what is not finite as text, since JSON has no numbers for it."""
+
+    def plain(value: float) -> float | str:
+        return value if math.isfinite(value) else str(value)
+
+    return {
+        "format": row.fmt.name,
+        "mode": row.mode,
+        "result": plain(row.result),
+        "bits": row.bits,
+        "below": plain(row.below),
+        "above": plain(row.above),
+        "ulp": plain(row.ulp),
+        "error_in_ulps": plain(row.error_in_ulps),
+        "fate": row.fate,
+    }
+
+
+def _console() -> Console:
+    """Standard output; 100 columns wide if it is not a terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 100
+    return console
+
+
+def _table(title: str, *columns: str) -> Table:
+    """An empty table: the first column to the left and unbroken, the others to the right."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
+    for position, column in enumerate(columns):
+        made.add_column(
+            column,
+            justify="right" if position else "left",
+            no_wrap=position == 0,
+            overflow="fold",
+        )
+    return made
 
 
 _MOST_SEEDS = 1000
@@ -151,29 +247,13 @@ def _workers(jobs: int) -> Iterator[Executor]:
 
 def _print_rescue(result: Rescue, labels: dict[str, str]) -> None:
     import numpy as np
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
 
     from fp16sim.experiments.rescue import explain
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 100
+    console = _console()
     seeds = [run.seed for run in result.runs["fp32"]]
 
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
-        for position, column in enumerate(columns):
-            made.add_column(
-                column,
-                justify="right" if position else "left",
-                no_wrap=position == 0,
-                overflow="fold",
-            )
-        return made
-
-    errors = table(
+    errors = _table(
         f"Test error per pixel after {result.steps} steps "
         f"(the mean image: {result.baseline_mse:.4f}), and how far that is from fp32",
         "seed",
@@ -188,7 +268,7 @@ def _print_rescue(result: Rescue, labels: dict[str, str]) -> None:
         errors.add_row(str(seed), f"{fp32:.5f}", *cells[1:])
     console.print(errors)
 
-    fates = table(
+    fates = _table(
         f"What became of all gradient values that were stored (median of {len(seeds)} seeds)",
         "run",
         "zero\nalready",
@@ -216,7 +296,7 @@ def _print_rescue(result: Rescue, labels: dict[str, str]) -> None:
         )
     console.print(fates)
 
-    layers = table(
+    layers = _table(
         f"Where the signal dies: fp16 with master weights, loss x 1, seed {seeds[0]}",
         "from the loss down",
         "activation gradients:\nzero already",

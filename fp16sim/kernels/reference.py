@@ -46,13 +46,13 @@ def exponent_of(magnitude: Fraction) -> int:
 
 
 def round_to(
-    x: float,
+    x: float | Fraction,
     fmt: Format,
     mode: str = "ties_to_even",
     saturate: bool = False,
     draw: Fraction | None = None,
 ) -> float:
-    """The number of ``fmt`` that the mode picks for x.
+    """The number of ``fmt`` that the mode picks for x, a float or any rational number.
 
     draw: for the mode "stochastic" only, a number in [0, 1): x goes up if the part of a spacing by
     which it exceeds the number below, and draw, together make at least a whole one.
@@ -60,15 +60,15 @@ def round_to(
     Source: IEEE 754-2019, sections 4.3 and 7.4; OFP8 1.0 for formats without infinities (what
     would be infinite is NaN), OCP MX 1.0 for formats without NaN (they saturate).
     """
-    if math.isnan(x):
+    if isinstance(x, float) and math.isnan(x):
         return x
-    negative = math.copysign(1.0, x) < 0
+    negative = math.copysign(1.0, x) < 0 if isinstance(x, float) else x < 0
     sign = -1.0 if negative else 1.0
-    if math.isinf(x):
+    if isinstance(x, float) and math.isinf(x):
         return sign * _infinity(fmt, saturate)
     magnitude = abs(Fraction(x))
     if magnitude == 0:
-        return x
+        return sign * 0.0
 
     # 1. The spacing of the format around x. Below 2^emin it stops shrinking: subnormals.
     exponent = max(exponent_of(magnitude), fmt.emin)
