@@ -23,7 +23,7 @@ def real(
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not (math.isfinite(number) and at_least <= number and above < number < below):
+    if not (at_least <= number and above < number < below):  # no NaN or infinity passes
         limits = [f">= {at_least:g}"] * (at_least > -math.inf)
         limits += [f"> {above:g}"] * (above > -math.inf) + [f"< {below:g}"] * (below < math.inf)
         allowed = " and ".join(["finite", *limits])

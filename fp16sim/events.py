@@ -140,16 +140,20 @@ class Counts:
 
     def add(self, before: Array, after: Array, fmt: Format) -> None:
         """Count one rounding."""
+        with np.errstate(all="ignore"):  # a limit may not fit the array's dtype
+            self._add(before, after, fmt)
+
+    def _add(self, before: Array, after: Array, fmt: Format) -> None:
         size = int(before.size)
         zero = size - int(np.count_nonzero(before != 0))  # faster than count_nonzero(before)
-        gone = size - int(np.count_nonzero(after != 0))
-        below_normal = int(np.count_nonzero(np.abs(after) < fmt.smallest_normal))
+        left = after != 0
+        small = np.abs(after) < fmt.smallest_normal
         exponents = _exponent_histogram(before, zero)
         nonfinite = size - zero - int(exponents.sum())
         self.total += size
         self.zero += zero
-        self.flushed += gone - zero
-        self.subnormal += below_normal - gone
+        self.flushed += size - int(np.count_nonzero(left)) - zero
+        self.subnormal += int(np.count_nonzero(small & left))
         # Of the values out of range the finite ones have overflowed or were saturated.
         limit = fmt.max + 2.0 ** (fmt.emax - fmt.precision)
         if nonfinite or not np.all(np.abs(before) <= fmt.max):

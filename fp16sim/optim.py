@@ -74,7 +74,7 @@ class Optimizer:
         update = self._update(weight, gradient, state)
         moved = weight - update
         if keeps_master:
-            state["master"] = moved = store(moved, FP32, None)
+            state["master"] = moved
         new = store(moved, p.fmt, events.Origin("", "optimizer", "weight"))
         if events.observed():
             kept = moved if keeps_master else new

@@ -77,7 +77,7 @@ def test_shapes_and_scalars():
         (lambda: fs.decode(1.0, "fp16"), TypeError, "bits has dtype float64"),
         (lambda: fs.decode(np.int16([1]), "fp16"), TypeError, "bits has dtype int16"),
         (lambda: fs.decode(True, "fp16"), TypeError, "bits has dtype bool"),
-        (lambda: fs.decode(-1, "fp16"), ValueError, r"outside of 0 to 2\^16 - 1"),
+        (lambda: fs.decode([-1, 5], "fp16"), ValueError, r"outside of 0 to 2\^16 - 1"),
         (lambda: fs.decode(0x10000, "fp16"), ValueError, r"outside of 0 to 2\^16 - 1"),
         (lambda: fs.decode(np.uint8(16), "e2m1"), ValueError, r"outside of 0 to 2\^4 - 1"),
     ],

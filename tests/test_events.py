@@ -36,13 +36,14 @@ def recount(before, after, fmt):
 
 @given(
     st.lists(st.floats(width=32), max_size=40),
-    st.sampled_from([fs.FP16, fs.BF16, fs.E4M3, fs.E5M2, fs.FP32, fs.E2M1, fs.E3M2]),
+    st.sampled_from([fs.FP16, fs.BF16, fs.E4M3, fs.E5M2, fs.FP32, fs.FP64, fs.E2M1, fs.E3M2]),
     st.sampled_from([np.float32, np.float64]),
     st.booleans(),
     st.booleans(),
 )
 def test_counts_against_a_recount(values, fmt, dtype, saturate, subnormals):
     before = np.array(values, dtype)
+    saturate = saturate and fmt is not fs.FP64  # whose largest number float32 cannot hold
     after = np.asarray(fs.round_to(before, fmt, saturate=saturate, subnormals=subnormals))
     counts = Counts()
     counts.add(before, after, fmt)
@@ -73,6 +74,13 @@ def test_infinities_that_become_numbers_are_neither_overflow_nor_normal():
     counts = Counts()
     counts.add(x, fs.round_to(x, "fp16", saturate=True), fs.FP16)
     assert (counts.nonfinite, counts.saturated, counts.overflowed, counts.normal) == (2, 1, 0, 1)
+
+
+def test_what_rounds_down_to_the_largest_number_is_normal():
+    x = np.float32([65510, -65519])
+    counts = Counts()
+    counts.add(x, fs.round_to(x, "fp16"), fs.FP16)
+    assert (counts.normal, counts.saturated) == (2, 0)
 
 
 def test_shares_are_of_fates_only():

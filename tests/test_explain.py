@@ -69,6 +69,7 @@ def test_agrees_with_round_to_and_with_itself(x, fmt, mode):
         ("1.5", "fp16", "ties_to_even", "exact"),
         ("0.1", "fp16", "ties_to_even", "rounded"),
         ("1e-6", "fp16", "ties_to_even", "subnormal"),
+        ("0.00006103515", "fp16", "ties_to_even", "rounded"),  # up to 2^-14, which is normal
         ("1e-9", "fp16", "ties_to_even", "underflow"),
         ("65519", "fp16", "ties_to_even", "rounded"),
         ("65520", "fp16", "ties_to_even", "overflow"),
