@@ -121,7 +121,18 @@ E2M3 = Format(name="e2m3", precision=4, emin=0, emax=2, infinities=False, nans=F
 E2M1 = Format(name="e2m1", precision=2, emin=0, emax=2, infinities=False, nans=False)
 
 _NAMED = _table(FP64, FP32, TF32, FP16, BF16, E4M3, E5M2, E3M2, E2M3, E2M1)
-_ALIASES = {"float64": FP64, "float32": FP32, "float16": FP16, "bfloat16": BF16}
+#: the formats by the names that NumPy and ml_dtypes give their dtypes
+DTYPE_NAMES = {
+    "float64": FP64,
+    "float32": FP32,
+    "float16": FP16,
+    "bfloat16": BF16,
+    "float8_e4m3fn": E4M3,
+    "float8_e5m2": E5M2,
+    "float6_e3m2fn": E3M2,
+    "float6_e2m3fn": E2M3,
+    "float4_e2m1fn": E2M1,
+}
 
 FormatLike: TypeAlias = Format | str
 
@@ -135,9 +146,9 @@ def format_of(fmt: FormatLike, argument: str = "fmt") -> Format:
         return fmt
     if not isinstance(fmt, str):
         raise TypeError(f"{argument} must be a Format or a name, got {fmt!r}")
-    found = _NAMED.get(fmt.lower()) or _ALIASES.get(fmt.lower())
+    found = _NAMED.get(fmt.lower()) or DTYPE_NAMES.get(fmt.lower())
     if found is None:
-        allowed = ", ".join([*_NAMED, *_ALIASES])
+        allowed = ", ".join([*_NAMED, *DTYPE_NAMES])
         raise ValueError(f"{argument}={fmt!r} is not a known format; known are {allowed}")
     return found
 

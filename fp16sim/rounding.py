@@ -10,20 +10,7 @@ from numpy.typing import ArrayLike
 from fp16sim import events
 from fp16sim.arguments import integer, one_of
 from fp16sim.backend import Array, RandomLike, carrier_of, generator, namespace_of
-from fp16sim.formats import (
-    BF16,
-    E2M1,
-    E2M3,
-    E3M2,
-    E4M3,
-    E5M2,
-    FP16,
-    FP32,
-    FP64,
-    Format,
-    FormatLike,
-    format_of,
-)
+from fp16sim.formats import DTYPE_NAMES, FP32, Format, FormatLike, format_of
 from fp16sim.kernels import cpu, reference
 
 #: rounding modes, named as in IEEE 754-2019 section 4.3
@@ -211,30 +198,21 @@ def float_array(x: object, argument: str) -> tuple[Array, Format]:
     except ValueError as error:
         raise TypeError(f"{argument} cannot be made an array: {error}") from error
     if array.dtype.type in (np.float32, np.float64):
-        native = array.dtype.newbyteorder("=")
-        values = np.ascontiguousarray(array, native).reshape(array.shape)
-        return values, FP64 if native == np.float64 else FP32
-    if array.dtype.type is np.float16 or _is_small_float(array.dtype):
-        values = np.ascontiguousarray(array.astype(np.float32)).reshape(array.shape)
-        return values, _DTYPE_FORMATS.get(array.dtype.name, FP32)
+        dtype = array.dtype.newbyteorder("=")
+    elif array.dtype.type is np.float16 or _is_small_float(array.dtype):
+        dtype = np.dtype(np.float32)
+    else:
+        raise TypeError(_not_floating_point(x, array.dtype, argument))
+    values = np.ascontiguousarray(array.astype(dtype, copy=False)).reshape(array.shape)
+    # An ml_dtypes type that is none of our formats counts as what it is carried in.
+    return values, DTYPE_NAMES.get(array.dtype.name, FP32)
+
+
+def _not_floating_point(x: object, dtype: np.dtype[Any], argument: str) -> str:
     hint = ""
-    if array.dtype.kind in "iu":
+    if dtype.kind in "iu":
         hint = f"; write {x}.0" if isinstance(x, int) else f"; say {argument}.astype('float32')"
-    raise TypeError(
-        f"{argument} has dtype {array.dtype}; allowed are float16, float32 and float64{hint}"
-    )
-
-
-#: formats of float16 and of the ml_dtypes that hold one of ours; any other is taken as fp32
-_DTYPE_FORMATS = {
-    "float16": FP16,
-    "bfloat16": BF16,
-    "float8_e4m3fn": E4M3,
-    "float8_e5m2": E5M2,
-    "float6_e3m2fn": E3M2,
-    "float6_e2m3fn": E2M3,
-    "float4_e2m1fn": E2M1,
-}
+    return f"{argument} has dtype {dtype}; allowed are float16, float32 and float64{hint}"
 
 
 def _is_small_float(dtype: np.dtype[Any]) -> bool:

@@ -157,6 +157,10 @@ class TestLaws:
             assert_same_bits(np.float64(narrow), fs.round_to(np.float64(x), fmt))
 
 
+#: infinities and NaN, NaN alone, neither
+SPECIALS = [{}, {"infinities": False}, {"infinities": False, "nans": False}]
+
+
 class TestOtherFormats:
     """Any precision and exponent range that the carrier can hold."""
 
@@ -164,13 +168,15 @@ class TestOtherFormats:
         st.integers(2, 23),
         st.integers(-126, 0),
         st.integers(1, 127),
+        st.sampled_from(SPECIALS),
         st.lists(st.floats(width=32), min_size=1, max_size=20),
+        st.booleans(),
     )
-    def test_float32(self, precision, emin, emax, values):
-        fmt = fs.Format(name="any", precision=precision, emin=emin, emax=emax)
+    def test_float32(self, precision, emin, emax, specials, values, saturate):
+        fmt = fs.Format(name="any", precision=precision, emin=emin, emax=emax, **specials)
         x = np.array(values, np.float32)
-        expected = [reference.round_to(float(v), fmt) for v in x]
-        assert_same_bits(fs.round_to(x, fmt), np.array(expected, np.float32))
+        expected = [reference.round_to(v, fmt, saturate=saturate) for v in x.tolist()]
+        assert_same_bits(fs.round_to(x, fmt, saturate=saturate), np.array(expected, np.float32))
 
     @pytest.mark.parametrize("precision", [2, 12, 21, 22, 23])
     @pytest.mark.parametrize("emin", [-126, -100])
@@ -191,11 +197,12 @@ class TestOtherFormats:
         st.integers(2, 53),
         st.integers(-1022, 0),
         st.integers(1, 1023),
+        st.sampled_from(SPECIALS),
         st.lists(st.floats(), min_size=1, max_size=20),
         st.booleans(),
     )
-    def test_float64(self, precision, emin, emax, values, saturate):
-        fmt = fs.Format(name="any", precision=precision, emin=emin, emax=emax)
+    def test_float64(self, precision, emin, emax, specials, values, saturate):
+        fmt = fs.Format(name="any", precision=precision, emin=emin, emax=emax, **specials)
         x = np.array(values)
         expected = np.array([reference.round_to(v, fmt, saturate=saturate) for v in values])
         assert_same_bits(fs.round_to(x, fmt, saturate=saturate), expected)
@@ -288,12 +295,15 @@ class TestModes:
         up, down = fs.round_to(tiny, "fp16", "toward_positive"), 2.0**-24
         assert_same_bits(up, np.array([down, -0.0]))
 
-    @pytest.mark.parametrize("mode", OTHER_MODES)
-    def test_formats_that_only_the_reference_rounds(self, mode):
-        fmt = fs.FP64.with_range_of(fs.FP16)
-        x = np.array([2.0**-14 / 3, -(2.0**-14) / 3, 65536.0, -65536.0, np.inf])
-        expected = np.array([reference.round_to(v, fmt, mode) for v in x.tolist()])
-        assert_same_bits(fs.round_to(x, fmt, mode), expected)
+    @pytest.mark.parametrize("mode", [*reference.GOES_UP])
+    @pytest.mark.parametrize("specials", SPECIALS)
+    @pytest.mark.parametrize("saturate", [False, True])
+    def test_formats_that_only_the_reference_rounds(self, mode, specials, saturate):
+        fmt = fs.Format(name="long", precision=53, emin=-14, emax=15, **specials)
+        x = np.array([2.0**-14 / 3, -(2.0**-14) / 3, fmt.max, 65536.0, -65536.0, 1e9, np.inf])
+        x = np.concatenate([neighbourhood(x), [-np.inf, np.nan]])
+        expected = np.array([reference.round_to(v, fmt, mode, saturate) for v in x.tolist()])
+        assert_same_bits(fs.round_to(x, fmt, mode, saturate=saturate), expected)
 
 
 class TestStochastic:

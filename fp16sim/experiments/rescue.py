@@ -6,7 +6,7 @@ means weights, activations and gradients. Adam's moments and its arithmetic are 
 in fp16 its eps of 1e-8 would be zero, which is another failure, and not this one.)
 
 The network is that of Hinton and Salakhutdinov (Science 313, 2006) for 8x8 digits. The loss is the
-mean over pixels, so every gradient starts below 2 / (512·64) = 2^-14, the end of fp16's normal
+mean over pixels, so every gradient starts at 2 / (512·64) = 2^-14 at most, the end of fp16's normal
 range; sigmoid layers, whose derivative is at most 1/4, shrink it further on the way down.
 """
 

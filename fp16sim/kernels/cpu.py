@@ -17,7 +17,7 @@ at most one spacing, and every difference that decides about it is exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -222,6 +222,7 @@ def _reference_block(
     fmt: Format, mode: str, carrier: Carrier, draws: Array | None,
 ) -> None:  # fmt: skip
     """For formats with nearly all of float64's bits or range: slow, and exact like the others."""
+    fmt = replace(fmt, infinities=True, nans=True)  # what overflows is for _finish to say
     numbers = (
         [None] * values.size if draws is None else [Fraction(d, 2**32) for d in draws.tolist()]
     )
