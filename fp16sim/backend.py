@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -13,6 +14,9 @@ from fp16sim.formats import FP32, Format
 
 #: a NumPy array, or a CuPy array, which has the same interface
 Array: TypeAlias = NDArray[Any]
+
+#: makes so many uniform random numbers, uint32
+Draw: TypeAlias = "Callable[[int], Array]"
 
 #: what ``rng`` arguments accept: a seed, a generator, or None for fresh entropy
 RandomLike: TypeAlias = "int | np.random.Generator | None"  # a string: np.random loads slowly

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from numpy.typing import ArrayLike
 
 from fp16sim import events
 from fp16sim.arguments import integer, one_of
-from fp16sim.backend import Array, RandomLike, carrier_of, generator, namespace_of
+from fp16sim.backend import Array, Draw, RandomLike, carrier_of, generator, namespace_of
 from fp16sim.formats import DTYPE_NAMES, FP32, Format, FormatLike, format_of
-from fp16sim.kernels import cpu, reference
+from fp16sim.kernels import executor_for, reference
+from fp16sim.kernels.layout import carrier_for
 
 #: rounding modes, named as in IEEE 754-2019 section 4.3
 MODES = (*reference.GOES_UP, "stochastic")
@@ -44,9 +46,10 @@ def round_to(
         Otherwise they become infinite; in E4M3, which has no infinity, NaN; and formats that have
         neither (E3M2, E2M3, E2M1) always saturate. NaN stays NaN.
     subnormals: if False, results below ``fmt.smallest_normal`` become zero with their sign, as on
-        hardware that flushes subnormal results, in every mode.
+        hardware that flushes subnormal results, in every mode. (A format *without* subnormals is
+        another thing: there the neighbour of zero is ``fmt.smallest_normal``, and the mode picks.)
     rng: for "stochastic", which needs it: a seed or a ``np.random.Generator``. The same seed and
-        number of values give the same result.
+        number of values give the same result, on every executor.
     random_bits: for "stochastic", how many random bits a value is given, 1 to 32 (32 if None); the
         probability is rounded down to a multiple of 2^-random_bits.
 
@@ -68,17 +71,14 @@ def round_to(
         "random_bits", 32 if random_bits is None else random_bits, at_least=1, at_most=32
     )
     values, _ = float_array(x, "x")
-    carrier = cpu.carrier_for(values.dtype).fmt
+    carrier = carrier_for(values.dtype).fmt
     may_saturate = saturate or not fmt.infinities
     if not carrier.contains(fmt) and (may_saturate or not fmt.contains(carrier)):
         raise ValueError(
             f"fmt={fmt} does not fit {values.dtype} values; pass float64 (x.astype('float64'))"
         )
-    draws = None
-    if mode == "stochastic":
-        draws = generator(rng).integers(0, 2**32, values.size, dtype=np.uint32)
-        draws &= np.uint32(2**32 - 2 ** (32 - random_bits))  # the upper bits
-    result = _rounded(values, fmt, mode, saturate, subnormals, draws)
+    draw = _draw(rng, random_bits) if mode == "stochastic" else None
+    result = _rounded(values, fmt, mode, saturate, subnormals, draw)
     if result is values:
         result = values.copy()
     if events.observed():
@@ -109,16 +109,23 @@ def encode(x: ArrayLike, fmt: FormatLike) -> Any:
         exponent = np.where(known == 0, fmt.emin, np.maximum(np.frexp(known)[1] - 1, fmt.emin))
         steps = np.ldexp(known, fraction_bits - exponent)
         bad = finite & ((steps != np.floor(steps)) | (magnitude > fmt.max))
+        bad |= (known > 0) & (known < fmt.smallest_subnormal)
         bad |= np.isinf(values) & (not fmt.infinities)
         bad |= np.isnan(values) & (not fmt.nans)
+        zero = values == 0
+        bad |= zero & np.signbit(values) & (not fmt.signed_zero)
+        bad |= (zero | (values < 0)) & (not fmt.signed)
     if bad.any():
         raise ValueError(f"x has the value {values[bad][0]!r}, which {fmt} does not have")
-    field = (exponent - fmt.emin).astype(np.uint64)
-    # Adding, not or-ing: the implicit bit of a normal number makes the field one more.
-    code = (field << np.uint64(fraction_bits)) + steps.astype(np.uint64)
+    # Adding, not or-ing: the implicit bit of a normal number makes the field one more, which is
+    # right unless there is no code for zero and subnormals.
+    field = exponent.astype(np.int64) - fmt.emin - (not fmt.signed)
+    code = ((field << fraction_bits) + steps.astype(np.int64)).astype(np.uint64)
     top = np.uint64((1 << (fmt.exponent_bits + fraction_bits)) - 1)
     infinity = top >> np.uint64(fraction_bits) << np.uint64(fraction_bits)
     quiet = infinity | np.uint64(1 << (fraction_bits - 1)) if fmt.infinities else top
+    if fmt.nan_is_minus_zero:
+        quiet = np.uint64(1 << (fmt.bits - 1))
     code = np.where(np.isinf(values), infinity, np.where(np.isnan(values), quiet, code))
     negative = np.signbit(values) & ~np.isnan(values)
     code |= negative.astype(np.uint64) << np.uint64(fmt.bits - 1)
@@ -131,7 +138,8 @@ def decode(bits: ArrayLike, fmt: FormatLike) -> Any:
 
     bits: an array of unsigned integers, or Python integers >= 0, below 2^fmt.bits.
     Returns float32 if it holds all numbers of the format, else float64. Raises TypeError for other
-    dtypes, ValueError for patterns with more bits.
+    dtypes, ValueError for patterns with more bits, and for those that stand for nothing: exponents
+    beyond ``fmt.emax`` in formats that do not use all codes, subnormals in formats without them.
     """
     fmt = format_of(fmt)
     codes = np.asarray(bits)
@@ -146,17 +154,26 @@ def decode(bits: ArrayLike, fmt: FormatLike) -> Any:
     fraction = codes & ((one << fraction_bits) - one)
     fields = np.uint64((1 << fmt.exponent_bits) - 1)
     field = codes >> fraction_bits & fields
-    normal = (field > 0).astype(np.uint64)
-    steps = (fraction + (normal << fraction_bits)).astype(np.float64)
-    exponent = np.maximum(field.astype(np.int64), 1) - 1 + fmt.emin - (fmt.precision - 1)
+    # Field 0 is that of zero and subnormals, if the format has such; 1 is that of 2^emin.
+    code = field.astype(np.int64) + (not fmt.signed)
+    steps = (fraction + ((code > 0).astype(np.uint64) << fraction_bits)).astype(np.float64)
     with np.errstate(all="ignore"):
-        values = np.ldexp(steps, exponent)
+        values = np.ldexp(steps, np.maximum(code, 1) - 1 + fmt.emin - (fmt.precision - 1))
+    negative = (codes >> np.uint64(fmt.bits - 1) == 1) & fmt.signed
+    unused = values > fmt.max
+    unused |= (code == 0) & (fraction != 0) & (not fmt.subnormals)
     if fmt.infinities:
         special = field == fields
         values = np.where(special, np.where(fraction == 0, np.inf, np.nan), values)
+        unused &= ~special
+        unused |= negative & (values == 0) & (not fmt.signed_zero)
     elif fmt.nans:
-        values = np.where(values > fmt.max, np.nan, values)
-    negative = codes >> np.uint64(fmt.bits - 1) == 1
+        top = np.uint64((1 << (fmt.bits - fmt.signed)) - 1)
+        nan = negative & (values == 0) if fmt.nan_is_minus_zero else (codes & top) == top
+        values = np.where(nan, np.nan, values)
+        unused &= ~nan
+    if unused.any():
+        raise ValueError(f"bits has the pattern {codes[unused][0]:#x}, which {fmt} does not use")
     values = np.copysign(values, np.where(negative, -1.0, 1.0))
     with np.errstate(all="ignore"):
         result = values.astype(carrier_of(fmt))
@@ -222,7 +239,21 @@ def _is_small_float(dtype: np.dtype[Any]) -> bool:
 
 def _holds_all(fmt: Format, dtype: np.dtype[Any]) -> bool:
     """Whether every value that ``dtype`` can hold is a number of ``fmt``."""
-    return fmt.contains(cpu.carrier_for(dtype).fmt)
+    return fmt.contains(carrier_for(dtype).fmt)
+
+
+def _draw(rng: RandomLike, random_bits: int) -> Draw:
+    """Makes random numbers whose lower bits are clear; two from each 64 bits of the generator."""
+    bits = generator(rng)
+    upper = np.uint32(2**32 - 2 ** (32 - random_bits))
+
+    def draw(count: int) -> Array:
+        words = bits.integers(0, 2**64, (count + 1) // 2, dtype=np.uint64)
+        draws: Array = words.view(np.uint32)[:count]
+        draws &= upper
+        return draws
+
+    return draw
 
 
 def _rounded(
@@ -231,11 +262,31 @@ def _rounded(
     mode: str = "ties_to_even",
     saturate: bool = False,
     subnormals: bool = True,
-    draws: Array | None = None,
+    draw: Draw | None = None,
 ) -> Array:
+    xp = namespace_of(values)
     if _holds_all(fmt, values.dtype) and not saturate and subnormals:
         return values
-    out = np.empty(values.shape, values.dtype)
-    flat = np.ascontiguousarray(values).reshape(-1)
-    cpu.round_array(flat, out.reshape(-1), fmt, mode, saturate, subnormals, draws)
+    if not fmt.signed:
+        return _rounded_unsigned(values, fmt, mode, saturate, subnormals, draw)
+    carrier = carrier_for(values.dtype).fmt
+    if fmt.emin < carrier.emin or not carrier.contains(fmt):  # the kernels want normals normal
+        with np.errstate(all="ignore"):  # signalling NaNs
+            wide = _rounded(values.astype(np.float64), fmt, mode, saturate, subnormals, draw)
+            return wide.astype(values.dtype, copy=False)
+    out: Array = xp.empty(values.shape, values.dtype)
+    flat = xp.ascontiguousarray(values).reshape(-1)
+    executor_for(flat).round_array(flat, out.reshape(-1), fmt, mode, saturate, subnormals, draw)
     return out
+
+
+def _rounded_unsigned(
+    values: Array, fmt: Format, mode: str, saturate: bool, subnormals: bool, draw: Draw | None
+) -> Array:
+    """As if there were a sign and a zero, and then what would be one of them is put right."""
+    xp = namespace_of(values)
+    signed = replace(fmt, signed=True, signed_zero=True)
+    result = _rounded(values, signed, mode, saturate, subnormals, draw)
+    result = xp.maximum(result, result.dtype.type(fmt.smallest_normal))  # a NaN stays NaN
+    positive: Array = xp.where(values > 0, result, result.dtype.type(np.nan))
+    return positive

@@ -1,12 +1,19 @@
 """Shared by all tests: oracles and ready-made data."""
 
+import importlib.util
 import warnings
 
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import fp16sim as fs
+from fp16sim.kernels import cpu
+
+# The first call of a compiled kernel takes longer than Hypothesis allows an example.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 #: formats that another package implements, and its dtype
 ORACLE_DTYPES = {
@@ -42,6 +49,14 @@ def assert_same_bits(actual, expected):
             f"{int(different.sum())} of {actual.size} differ, the first at {where}: "
             f"{actual[where]!r}, expected {expected[where]!r}"
         )
+
+
+#: the executors that can run here; those that are not installed are tested where they are
+EXECUTORS = [cpu]
+if importlib.util.find_spec("numba"):
+    from fp16sim.kernels import compiled
+
+    EXECUTORS.append(compiled)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """encode and decode against the bits that NumPy and ml_dtypes keep in memory."""
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -51,6 +53,42 @@ def test_formats_of_odd_sizes():
     assert fs.encode(1.5, "tf32").dtype == np.uint32
     assert fs.decode(0b1_10_1, "e2m1") == -3.0
     assert fs.encode([1.0, -6.0], "e2m1").dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        (
+            {"emax": 1},
+            0b0_101_00,
+        ),  # seven exponent codes of eight are used; infinity is the top one
+        ({"emax": 2, "subnormals": False}, 0b0_000_01),
+        ({"emax": 2, "signed_zero": False}, 0b1_000_00),
+        ({"emax": 2, "infinities": False, "nans": False}, 0b1_111_00),
+        ({"emax": 2, "infinities": False}, 0b1_111_10),
+    ],
+)
+def test_patterns_that_stand_for_nothing_are_refused(fields, code):
+    fmt = fs.Format(name="f", precision=3, emin=-3, **fields)
+    assert fmt.bits == 6
+    with pytest.raises(ValueError, match=f"bits has the pattern {code:#x}, which f does not use"):
+        fs.decode(code, fmt)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "value"),
+    [
+        (fs.E8M0, 0.0),
+        (fs.E8M0, -1.0),
+        (fs.E8M0, 3.0),
+        (fs.E8M0, math.inf),
+        (fs.Format(name="f", precision=3, emin=-3, emax=3, signed_zero=False), -0.0),
+        (fs.Format(name="f", precision=3, emin=-3, emax=3, subnormals=False), 2.0**-4),
+    ],
+)
+def test_numbers_that_a_format_lacks_are_refused(fmt, value):
+    with pytest.raises(ValueError, match=f"x has the value .*{value}.*, which {fmt} does not have"):
+        fs.encode(value, fmt)
 
 
 def test_shapes_and_scalars():

@@ -1,14 +1,17 @@
 """A format's derived numbers against NumPy's and ml_dtypes' finfo; lookup; promotion; errors."""
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import ORACLE_DTYPES
+from conftest import ORACLE_DTYPES, astype
 
 import fp16sim as fs
 from fp16sim.formats import format_of, wider
 
 FINFO = {fmt: ml_dtypes.finfo(dtype) for fmt, dtype in ORACLE_DTYPES.items()}
+FINFO |= {fs.E8M0: ml_dtypes.finfo(ml_dtypes.float8_e8m0fnu)}
 FINFO |= {fs.FP32: np.finfo(np.float32), fs.FP64: np.finfo(np.float64)}
 
 
@@ -52,6 +55,8 @@ def test_formats_are_values():
     ("fields", "message"),
     [
         ({"precision": 1}, "precision must be from 2 to 53 bits, got 1"),
+        ({"precision": 0, "infinities": False}, "precision must be from 1 to 53 bits, got 0"),
+        ({"signed": False}, "subnormals and signed_zero must be False"),
         ({"precision": 54}, "precision must be from 2 to 53"),
         ({"precision": 11.0}, "precision must be an integer, got 11.0"),
         ({"emin": 16}, "emin=16, emax=15"),
@@ -64,6 +69,52 @@ def test_impossible_formats_are_refused(fields, message):
     good = {"name": "x", "precision": 11, "emin": -14, "emax": 15}
     with pytest.raises((ValueError, TypeError), match=message):
         fs.Format(**(good | fields))
+
+
+@pytest.mark.parametrize("fmt", ORACLE_DTYPES, ids=repr)
+def test_iteration_gives_every_number_once_in_order(fmt):
+    numbers = list(fmt)
+    codes = np.arange(2**fmt.bits, dtype=np.uint16 if fmt.bits > 8 else np.uint8)
+    values = astype(codes.view(ORACLE_DTYPES[fmt]), np.float64)
+    assert numbers == sorted(values[~np.isnan(values)].tolist())
+    middle = numbers.index(0.0)
+    assert [math.copysign(1, x) for x in numbers[middle : middle + 2]] == [-1, 1]
+
+
+def test_iteration_over_unusual_formats():
+    gap = fs.Format(name="g", precision=2, emin=0, emax=1, subnormals=False, signed_zero=False)
+    assert list(gap) == [-math.inf, -3, -2, -1.5, -1, 0, 1, 1.5, 2, 3, math.inf]
+    assert math.copysign(1, list(gap)[5]) == 1
+    scales = list(fs.E8M0)
+    assert (len(scales), scales[0], scales[-1]) == (255, 2.0**-127, 2.0**127)
+    with pytest.raises(ValueError, match=r"tf32 has 2\^19 codes; only up to 2\^16"):
+        iter(fs.TF32)
+
+
+def test_containment_is_that_of_the_sets(rng):
+    """Against the lists of numbers, for many small formats."""
+    kinds = [
+        {}, {"subnormals": False}, {"infinities": False, "nans": False},
+        {"infinities": False, "signed_zero": False},
+        {"infinities": False, "signed_zero": False, "subnormals": False, "signed": False},
+    ]  # fmt: skip
+    formats = [
+        fs.Format(
+            name="x",
+            precision=int(rng.integers(2, 5)),
+            emin=int(rng.integers(-4, 0)),
+            emax=int(rng.integers(0, 3)),
+            **kinds[rng.integers(len(kinds))],
+        )
+        for _ in range(60)
+    ]
+    sets = [{(x, math.copysign(1, x)) for x in fmt if math.isfinite(x)} for fmt in formats]
+    answers = set()
+    for first, numbers in zip(formats, sets, strict=True):
+        for second, others in zip(formats, sets, strict=True):
+            answers.add(first.contains(second))
+            assert first.contains(second) == (others <= numbers), (vars(first), vars(second))
+    assert answers == {True, False}
 
 
 @pytest.mark.parametrize(

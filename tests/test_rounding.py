@@ -6,11 +6,12 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import ORACLE_DTYPES, assert_same_bits, astype
+from conftest import EXECUTORS, ORACLE_DTYPES, assert_same_bits, astype
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fp16sim as fs
+from fp16sim import rounding
 from fp16sim.kernels import cpu, reference
 
 ALL_FP16 = np.arange(65536, dtype=np.uint16).view(np.float16)
@@ -19,6 +20,14 @@ FORMATS = [fs.FP32, fs.TF32, *ORACLE_DTYPES]
 floats32 = st.floats(width=32, allow_nan=False)
 floats64 = st.floats(allow_nan=False)
 formats = st.sampled_from(FORMATS)
+
+
+@pytest.fixture(autouse=True, scope="module", params=EXECUTORS, ids=lambda e: e.__name__[16:])
+def executor(request):
+    """Every test here runs once for every executor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounding, "executor_for", lambda x: request.param)
+        yield request.param
 
 
 def neighbourhood(values):
@@ -233,6 +242,111 @@ class TestOtherFormats:
         assert_same_bits(fs.round_to(x, "fp64"), x)
 
 
+#: what formats may lack; the dictionaries give fields of Format
+UNUSUAL = [
+    {"subnormals": False},
+    {"signed_zero": False},
+    {"subnormals": False, "signed_zero": False, "infinities": False},
+    {"signed_zero": False, "infinities": False, "nans": False},
+    {"signed": False, "signed_zero": False, "subnormals": False, "infinities": False},
+]
+
+
+class TestUnusualFormats:
+    """Without subnormals, without minus zero, without any sign or zero."""
+
+    @given(
+        st.sampled_from([*reference.GOES_UP, "stochastic"]),
+        st.sampled_from(UNUSUAL),
+        st.integers(2, 24),
+        st.integers(-126, 0),
+        st.integers(1, 127),
+        st.booleans(),
+        st.randoms(use_true_random=False),
+    )
+    def test_against_exact_arithmetic(self, mode, fields, precision, emin, emax, saturate, random):
+        fmt = fs.Format(name="any", precision=precision, emin=emin, emax=emax, **fields)
+        edges = [0.0, fmt.smallest_normal, fmt.smallest_normal / 2, fmt.max, 2.0**emax * 2]
+        x = [edge * random.choice([1, 1.5, 1 - 2**-20, 1 + 2**-20, 2**-3]) for edge in edges]
+        x += [random.uniform(-2, 2) * 2.0 ** random.randint(emin - 4, emax + 1) for _ in range(20)]
+        with np.errstate(over="ignore"):
+            x = np.array([*x, *(-v for v in x), np.inf, -np.inf, np.nan]).astype(np.float32)
+        draws, arguments = [None] * x.size, {}
+        if mode == "stochastic":
+            arguments = {"rng": 5}
+            bits = np.random.default_rng(5).integers(0, 2**32, x.size, dtype=np.uint32)
+            draws = [Fraction(d, 2**32) for d in bits.tolist()]
+        expected = [
+            reference.round_to(v, fmt, mode, saturate, d)
+            for v, d in zip(x.tolist(), draws, strict=True)
+        ]
+        for dtype in (np.float32, np.float64):
+            ours = fs.round_to(x.astype(dtype), fmt, mode, saturate=saturate, **arguments)
+            assert_same_bits(ours, np.array(expected, dtype))
+
+    @pytest.mark.parametrize("fields", UNUSUAL)
+    def test_results_are_the_nearest_numbers(self, fields, rng):
+        """Against a search through the format's own list of numbers; ties left out."""
+        fmt = fs.Format(name="any", precision=3, emin=-3, emax=3, **fields)
+        numbers = np.array([v for v in fmt if np.isfinite(v)])
+        x = rng.uniform(0.01 if not fmt.signed else fmt.min, fmt.max, 2000)
+        distances = abs(x[:, None] - numbers)
+        nearest = distances.argmin(axis=1)
+        unique = (distances == distances.min(axis=1)[:, None]).sum(axis=1) == 1
+        unique |= numbers[nearest] == 0  # both zeros
+        assert np.array_equal(fs.round_to(x, fmt)[unique], numbers[nearest][unique])
+
+    @pytest.mark.parametrize("mode", [*reference.GOES_UP])
+    def test_flushing_differs_from_having_no_subnormals(self, mode):
+        fmt = fs.Format(name="gap", precision=11, emin=-14, emax=15, subnormals=False)
+        x = np.array([0.9, 0.4, -0.4, -0.9]) * 2.0**-14
+        rounded = fs.round_to(x, fmt, mode)
+        assert set(abs(rounded) / 2.0**-14) <= {0.0, 1.0}
+        assert_same_bits(fs.round_to(x, fmt, mode, subnormals=False), rounded)
+        flushed = fs.round_to(x, "fp16", mode, subnormals=False)
+        assert_same_bits(flushed, np.copysign(0.0, x))
+
+
+#: ml_dtypes that fp16sim has no names for, as formats
+OTHER_ML_DTYPES = {
+    "float8_e4m3": {"precision": 4, "emin": -6, "emax": 7},
+    "float8_e3m4": {"precision": 5, "emin": -2, "emax": 3},
+    "float8_e4m3fnuz": {
+        "precision": 4, "emin": -7, "emax": 7, "infinities": False, "signed_zero": False,
+    },
+    "float8_e5m2fnuz": {
+        "precision": 3, "emin": -15, "emax": 15, "infinities": False, "signed_zero": False,
+    },
+    "float8_e4m3b11fnuz": {
+        "precision": 4, "emin": -10, "emax": 4, "infinities": False, "signed_zero": False,
+    },
+    "float8_e8m0fnu": {
+        "precision": 1, "emin": -127, "emax": 127, "infinities": False, "subnormals": False,
+        "signed_zero": False, "signed": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_ML_DTYPES)
+def test_formats_built_from_their_facts_against_ml_dtypes(name, rng):
+    fmt, dtype = fs.Format(name=name, **OTHER_ML_DTYPES[name]), getattr(ml_dtypes, name)
+    x = rng.integers(0, 2**32, 500_000, dtype=np.uint32).view(np.float32)
+    near = rng.uniform(-2, 2, 500_000) * 2.0 ** rng.integers(fmt.emin - 6, fmt.emax + 2, 500_000)
+    with np.errstate(over="ignore", under="ignore"):
+        x = np.concatenate([x, near.astype(np.float32), np.float32([0, -0.0, np.inf])])
+    if not fmt.signed:  # ml_dtypes 0.6 rounds 1.1·2^-127 up to 2^-126: float32's own subnormals
+        mistaken = (x > 2.0**-127) & (x < 1.5 * 2.0**-127)
+        assert set(fs.round_to(x[mistaken], fmt)) == {np.float32(2.0**-127)}
+        x = x[~mistaken]
+    assert_same_bits(fs.round_to(x, fmt), astype(astype(x, dtype), np.float32))
+    codes = np.arange(256, dtype=np.uint8)
+    values = astype(codes.view(dtype), np.float32)
+    assert_same_bits(fs.decode(codes, fmt), values)
+    numbers = ~np.isnan(values)
+    assert np.array_equal(fs.encode(values[numbers], fmt), codes[numbers])
+    assert np.isnan(fs.decode(fs.encode(np.nan, fmt), fmt))
+
+
 OTHER_MODES = [mode for mode in reference.GOES_UP if mode != "ties_to_even"]
 
 
@@ -298,7 +412,7 @@ class TestModes:
     @pytest.mark.parametrize("mode", [*reference.GOES_UP])
     @pytest.mark.parametrize("specials", SPECIALS)
     @pytest.mark.parametrize("saturate", [False, True])
-    def test_formats_that_only_the_reference_rounds(self, mode, specials, saturate):
+    def test_formats_with_all_bits_of_the_carrier(self, mode, specials, saturate):
         fmt = fs.Format(name="long", precision=53, emin=-14, emax=15, **specials)
         x = np.array([2.0**-14 / 3, -(2.0**-14) / 3, fmt.max, 65536.0, -65536.0, 1e9, np.inf])
         x = np.concatenate([neighbourhood(x), [-np.inf, np.nan]])
@@ -374,6 +488,14 @@ class TestStochastic:
 
 
 class TestFlushing:
+    @pytest.mark.parametrize("fmt", [fs.FP16, fs.BF16, fs.FP32], ids=repr)
+    @pytest.mark.parametrize("mode", [*reference.GOES_UP])
+    def test_every_mode(self, fmt, mode, rng):
+        x = rng.uniform(-2, 2, 2000) * fmt.smallest_normal
+        rounded = fs.round_to(x, fmt, mode)
+        expected = np.where(abs(rounded) < fmt.smallest_normal, np.copysign(0, x), rounded)
+        assert_same_bits(fs.round_to(x, fmt, mode, subnormals=False), expected)
+
     def test_subnormal_results_become_signed_zeros(self):
         x = np.array([2.0**-15, -(2.0**-15), 2.0**-14, -(2.0**-14), 2.0**-14 * (1 - 2.0**-30)])
         expected = np.array([0.0, -0.0, 2.0**-14, -(2.0**-14), 2.0**-14])

@@ -1,1 +1,30 @@
-"""Rounding loops: one meaning (``reference``), several executors with identical bits (``cpu``)."""
+"""Rounding loops: one meaning (``reference``), three executors with identical bits.
+
+``cpu`` is plain NumPy, ``compiled`` the same in one pass through Numba, if that is installed, and
+``gpu`` the same for CuPy arrays.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+
+from fp16sim.backend import Array, namespace_of
+from fp16sim.kernels import cpu
+
+# Loading Numba takes about as long as NumPy takes to round this many values.
+WORTH_LOADING = 2**20
+
+
+def executor_for(x: Array) -> ModuleType:
+    """The module whose ``round_array`` rounds this array: where it is, and as fast as can be."""
+    if namespace_of(x).__name__ == "cupy":
+        return importlib.import_module("fp16sim.kernels.gpu")
+    name = "fp16sim.kernels.compiled"
+    if name in sys.modules:
+        return sys.modules[name]
+    if x.size >= WORTH_LOADING and importlib.util.find_spec("numba") is not None:
+        return importlib.import_module(name)
+    return cpu

@@ -58,21 +58,28 @@ def round_to(
     which it exceeds the number below, and draw, together make at least a whole one.
 
     Source: IEEE 754-2019, sections 4.3 and 7.4; OFP8 1.0 for formats without infinities (what
-    would be infinite is NaN), OCP MX 1.0 for formats without NaN (they saturate).
+    would be infinite is NaN), OCP MX 1.0 for formats without NaN (they saturate). In a format
+    without sign and zero, E8M0, zero and negative numbers become NaN, as in ml_dtypes.
     """
     if isinstance(x, float) and math.isnan(x):
         return x
     negative = math.copysign(1.0, x) < 0 if isinstance(x, float) else x < 0
+    if not fmt.signed and (negative or x == 0):
+        return math.nan
     sign = -1.0 if negative else 1.0
+    zero = sign * 0.0 if fmt.signed_zero else 0.0
     if isinstance(x, float) and math.isinf(x):
         return sign * _infinity(fmt, saturate)
     magnitude = abs(Fraction(x))
     if magnitude == 0:
-        return sign * 0.0
+        return zero
 
-    # 1. The spacing of the format around x. Below 2^emin it stops shrinking: subnormals.
+    # 1. The spacing of the format around x. Below 2^emin it stops shrinking: subnormals. Without
+    # them there is nothing between zero and 2^emin.
     exponent = max(exponent_of(magnitude), fmt.emin)
     spacing = Fraction(2) ** (exponent - fmt.precision + 1)
+    if not fmt.subnormals and magnitude < Fraction(2) ** fmt.emin:
+        spacing = Fraction(2) ** fmt.emin
 
     # 2. The multiple of the spacing below x, and whether the mode goes up to the next one.
     steps = math.floor(magnitude / spacing)
@@ -85,6 +92,8 @@ def round_to(
     if rounded > Fraction(fmt.max):
         stops = STOPS_AT_MAX[mode](negative)
         return sign * (fmt.max if stops else _infinity(fmt, saturate))
+    if rounded == 0:
+        return zero if fmt.signed else fmt.smallest_normal
     return sign * float(rounded)
 
 
