@@ -1,4 +1,6 @@
-"""Rounding NumPy arrays in one fused pass, compiled by Numba; the same ways as in ``cpu``.
+"""Rounding NumPy arrays in one fused pass, compiled by Numba: the ways of ``cpu``, fused.
+
+What has no faster way is *dissected*: see there.
 
 Numba widens every operation on uint32 to 64 bits, which halves the speed of vector code; the
 operations below keep the width of their operands. Compiled code is kept on disk by Numba's cache.
@@ -120,7 +122,7 @@ def _kernel(way: str, carrier: Carrier) -> Callable[[Array, Array, Array, Any], 
     """A function of words, results, draws and a plan, compiled at its first call."""
     make = {"magic": _magic, "same exponents": _same_exponents}.get(way)
     kernel: Callable[[Array, Array, Array, Any], None]
-    kernel = _general(way, carrier) if make is None else make(carrier)
+    kernel = _dissecting(way, carrier) if make is None else make(carrier)
     return kernel
 
 
@@ -170,7 +172,7 @@ def _same_exponents(carrier: Carrier) -> Any:
     return _compile(kernel)
 
 
-def _general(mode: str, carrier: Carrier) -> Any:
+def _dissecting(mode: str, carrier: Carrier) -> Any:
     sign_mask, infinity = carrier.sign_mask, carrier.exponent_mask
     magnitude_mask = ~sign_mask
     point = carrier.words(carrier.fraction_bits)

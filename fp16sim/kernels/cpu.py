@@ -1,23 +1,26 @@
 """Rounding NumPy arrays, as fast as plain NumPy can; bit for bit what ``reference`` does.
 
-*General*: the significand as an integer, ``shift`` bits of which the format does not have; what is
-cut off decides, by the mode, whether what is kept goes up by one. All formats, all modes, in some
-thirty passes over a block. Nearest-even, which networks use, has two ways with fewer:
+Three ways, all without branches on single values; more of them cost speed, fewer exactness:
 
-*magic*: let 2^e <= |x| < 2^(e+1), a carrier of t bits, a format of p. Adding C = 1.5·2^(e+t-p)
-moves x to where the carrier's own spacing is the format's, so the adder of the processor rounds
-it, ties to even; subtracting C brings it back, exactly. C comes from x's exponent bits, never less
-than emin's, so subnormals need no special case. It needs t-p >= 2 and C in the carrier's range.
+*by bits*, for any mode: a format of p bits in a carrier of t has a fraction field that is shorter
+by t-p bits. Add to the bit pattern what the mode adds (half a unit, a whole one less a bit, a
+random number), clear the bits below, and the carry has run into the exponent by itself. In the
+format's subnormal range, where more bits go, values are picked out and *dissected*: significand
+as an integer, shift, what is cut off decides about what is kept.
 
-*same exponents*: if the format has the carrier's exponent range (bfloat16 in float32), rounding is
-an addition to the bit pattern: half a unit, less one if the last kept bit is even; the carry runs
-into the exponent by itself, up to infinity.
+*magic*, for nearest-even: let 2^e <= |x| < 2^(e+1). Adding C = 1.5·2^(e+t-p) moves x to where the
+carrier's own spacing is the format's, so the adder of the processor rounds it, ties to even;
+subtracting C brings it back, exactly. C comes from x's exponent bits, never less than emin's, so
+subnormals need no special case. It needs t-p >= 2 and C in the carrier's range.
+
+*same exponents*, for nearest-even in a format with the carrier's exponents (bfloat16 in float32):
+by bits, and nothing else to look after but NaN.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +35,9 @@ from fp16sim.kernels.layout import (
     plan,
 )
 
-# Values a block: input, output and scratch of a block together stay in a 1 MiB L2 cache.
-BLOCK = 32768
+# Values a block. Measured: a block that fits the L3 cache is better than one that fits the L2
+# cache, since the calls cost more than the cache misses.
+BLOCK = 2**18
 
 
 def round_array(
@@ -53,66 +57,84 @@ def round_array(
     carrier = carrier_for(x.dtype)
     words = plan(fmt, mode, saturate, subnormals, carrier)
     scratch = np.empty((2, min(BLOCK, x.size)), carrier.words)
-    nearest_even = mode == "ties_to_even" and fmt.signed_zero
+    fast = mode == "ties_to_even" and fmt.signed_zero and subnormals
+    magic = _magic_constants(fmt, saturate, carrier) if fast and has_magic(fmt, carrier) else None
+    same_exponents = fast and has_same_exponents(fmt, carrier)
     with np.errstate(all="ignore"):
         for start in range(0, x.size, BLOCK):
-            block = slice(start, start + BLOCK)
-            values, result = x[block], out[block]
-            if nearest_even and has_magic(fmt, carrier):
-                _magic(values, result, scratch[:, : values.size], fmt, saturate, carrier)
-            elif nearest_even and has_same_exponents(fmt, carrier):
-                _same_exponents(values, result, scratch[0, : values.size], words, saturate, carrier)
+            values, result = x[start : start + BLOCK], out[start : start + BLOCK]
+            work, signs = scratch if values.size == BLOCK else scratch[:, : values.size]
+            if magic is not None:
+                _magic(values, result, work, signs, magic, carrier)
+            elif same_exponents:
+                _same_exponents(values, result, work, words, saturate, carrier)
             else:
                 drawn = None if draw is None else draw(values.size)
-                _general(values, result, words, mode, carrier, drawn)
-                continue
-            if not subnormals:
-                magnitude = scratch[1, : values.size]
-                rounded = result.view(carrier.words)
-                np.bitwise_and(rounded, ~carrier.sign_mask, out=magnitude)
-                np.copyto(rounded, rounded & carrier.sign_mask, where=magnitude < words.flush_below)
+                _by_bits(values, result, work, signs, words, mode, carrier, drawn)
+
+
+class _Magic(NamedTuple):
+    lowest: Any  # exponent bits of emin: below, the spacing is constant
+    top: Any  # exponent bits of emax: there and above results may be beyond the largest number
+    highest: Any  # exponent bits of emax + 1: above, everything overflows anyway
+    half_smallest: Any  # exponent bits of the largest power that rounds to zero
+    multiplier: Any  # 1.5·2^(t-p), turns 2^e into the magic constant
+    # What becomes of results beyond the largest number: clipped to it; or infinite, in two
+    # products; or NaN, since this times the largest is finite and times the next is not.
+    largest: Any
+    up: Any
+    down: Any
+    limit: Any
 
 
 @lru_cache
-def _magic_constants(fmt: Format, carrier: Carrier) -> tuple[Any, ...]:
+def _magic_constants(fmt: Format, saturate: bool, carrier: Carrier) -> _Magic:
     floats = carrier.floats
     to_the_top = carrier.fmt.emax - fmt.emax
-    return (
-        carrier.word(2.0**fmt.emin),  # below, the spacing is constant
-        carrier.word(2.0 ** (fmt.emax + 1)),  # above, everything overflows anyway
-        floats(1.5 * 2.0 ** (carrier.fmt.precision - fmt.precision)),  # 2^e to the magic constant
-        floats(2.0**to_the_top),  # moves what is beyond the largest number to infinity
-        floats(2.0**-to_the_top),
-        floats(carrier.fmt.max / fmt.max * (1 - carrier.fmt.eps)),  # the same for any largest
-        floats(fmt.max),
+    clips = saturate or not fmt.nans
+    return _Magic(
+        lowest=carrier.word(2.0**fmt.emin),
+        top=carrier.word(2.0**fmt.emax),
+        highest=carrier.word(2.0 ** (fmt.emax + 1)),
+        half_smallest=carrier.word(fmt.smallest_subnormal / 2),
+        multiplier=floats(1.5 * 2.0 ** (carrier.fmt.precision - fmt.precision)),
+        largest=floats(fmt.max) if clips else None,
+        up=floats(2.0**to_the_top) if fmt.infinities else None,
+        down=floats(2.0**-to_the_top),
+        limit=floats(carrier.fmt.max / fmt.max * (1 - carrier.fmt.eps)),
     )
 
 
 def _magic(
-    values: Array, result: Array, scratch: Array, fmt: Format, saturate: bool, carrier: Carrier
+    values: Array, result: Array, work: Array, signs: Array, magic: _Magic, carrier: Carrier
 ) -> None:
-    lowest, highest, multiplier, up, down, limit, largest = _magic_constants(fmt, carrier)
-    signs, work = scratch
-    constant = work.view(carrier.floats)
-    words = values.view(carrier.words)
+    words, constant = values.view(carrier.words), work.view(carrier.floats)
     np.bitwise_and(words, carrier.exponent_mask, out=work)
-    np.clip(work, lowest, highest, out=work)
-    np.multiply(constant, multiplier, out=constant)
+    smallest, highest = work.min(), work.max()
+    if smallest < magic.lowest or highest > magic.highest:
+        work.clip(magic.lowest, magic.highest, out=work)
+    np.multiply(constant, magic.multiplier, out=constant)
     np.add(values, constant, out=result)
     np.subtract(result, constant, out=result)
-    if saturate or not fmt.nans:
-        np.clip(result, -largest, largest, out=result)
-    elif fmt.infinities:
-        np.multiply(result, up, out=result)
-        np.multiply(result, down, out=result)
+    if highest >= magic.top:
+        _overflow(result, constant, magic)
+    if smallest <= magic.half_smallest:
+        # A negative number that became zero lost its sign in the subtraction.
+        np.bitwise_and(words, carrier.sign_mask, out=signs)
+        rounded = result.view(carrier.words)
+        np.bitwise_or(rounded, signs, out=rounded)
+
+
+def _overflow(result: Array, scratch: Array, magic: _Magic) -> None:
+    if magic.largest is not None:
+        result.clip(-magic.largest, magic.largest, out=result)
+    elif magic.up is not None:
+        np.multiply(result, magic.up, out=result)
+        np.multiply(result, magic.down, out=result)
     else:  # infinity minus itself is NaN, everything else minus itself is zero
-        np.multiply(result, limit, out=constant)
-        np.subtract(constant, constant, out=constant)
-        np.add(result, constant, out=result)
-    # A negative number that became zero lost its sign in the subtraction.
-    np.bitwise_and(words, carrier.sign_mask, out=signs)
-    rounded = result.view(carrier.words)
-    np.bitwise_or(rounded, signs, out=rounded)
+        np.multiply(result, magic.limit, out=scratch)
+        np.subtract(scratch, scratch, out=scratch)
+        np.add(result, scratch, out=result)
 
 
 def _same_exponents(
@@ -120,33 +142,97 @@ def _same_exponents(
 ) -> None:
     words, rounded = values.view(carrier.words), result.view(carrier.words)
     one = carrier.words(1)
-    nan = np.isnan(values) if np.isnan(np.max(values)) else None  # the carry would destroy NaNs
+    unit = one << plan.dropped
+    largest = values.max()
+    nan = np.isnan(values) if largest != largest else None  # the carry would destroy NaNs
     np.right_shift(words, plan.dropped, out=work)
     np.bitwise_and(work, one, out=work)
-    np.add(work, (one << (plan.dropped - one)) - one, out=work)
+    np.add(work, (unit >> one) - one, out=work)
     np.add(words, work, out=rounded)
-    np.bitwise_and(rounded, ~((one << plan.dropped) - one), out=rounded)
+    np.bitwise_and(rounded, ~(unit - one), out=rounded)
     if saturate:
         largest = plan.largest.view(carrier.floats)
-        np.clip(result, -largest, largest, out=result)
+        result.clip(-largest, largest, out=result)
     if nan is not None:
         np.copyto(result, carrier.floats(np.nan), where=nan)
 
 
-def _general(
-    values: Array, result: Array, plan: Plan, mode: str, carrier: Carrier, drawn: Array | None
-) -> None:
+def _by_bits(
+    values: Array, result: Array, magnitude: Array, signs: Array,
+    plan: Plan, mode: str, carrier: Carrier, drawn: Array | None,
+) -> None:  # fmt: skip
+    one = carrier.words(1)
+    unit = one << plan.dropped
+    words, rounded = values.view(carrier.words), result.view(carrier.words)
+    np.bitwise_and(words, carrier.sign_mask, out=signs)
+    np.bitwise_xor(words, signs, out=magnitude)
+    _add_for_mode(magnitude, signs, rounded, unit, plan.dropped, mode, drawn)
+    np.bitwise_and(rounded, ~(unit - one), out=rounded)
+    smallest_normal = plan.emin_field << carrier.words(carrier.fraction_bits)
+    if (plan.emin_field > 1 or plan.gap_below) and magnitude.min() < smallest_normal:
+        small = np.flatnonzero(magnitude < smallest_normal)
+        drawn = None if drawn is None else drawn[small]
+        rounded[small] = _dissected(magnitude[small], signs[small], plan, mode, carrier, drawn)
+    if magnitude.max() > plan.largest or rounded.max() > plan.largest:
+        over = np.flatnonzero((rounded > plan.largest) | (magnitude >= carrier.exponent_mask))
+        before, sign = magnitude[over], signs[over]
+        beyond = np.where(sign == 0, plan.beyond_positive, plan.beyond_negative)
+        beyond = np.where(before == carrier.exponent_mask, plan.infinite, beyond)
+        nan = before | one << carrier.words(carrier.fraction_bits - 1)  # made quiet
+        rounded[over] = np.where(before > carrier.exponent_mask, nan, beyond)
+    if plan.flush_below:
+        np.copyto(rounded, carrier.words(0), where=rounded < plan.flush_below)
+    if plan.zero_sign == 0:
+        np.copyto(signs, plan.zero_sign, where=rounded == 0)
+    np.bitwise_or(rounded, signs, out=rounded)
+
+
+def _add_for_mode(
+    magnitude: Array, signs: Array, out: Array, unit: Any, dropped: Any, mode: str,
+    drawn: Array | None,
+) -> None:  # fmt: skip
+    """What makes the carry go into ``unit`` where the mode goes up, added to the magnitudes."""
+    one = type(unit)(1)
+    if unit == one or mode == "toward_zero":
+        np.copyto(out, magnitude)
+        return
+    match mode:
+        case "ties_to_even":  # half less a bit, and the bit if what is kept is odd
+            np.right_shift(magnitude, dropped, out=out)
+            np.bitwise_and(out, one, out=out)
+            np.add(out, (unit >> one) - one, out=out)
+        case "ties_to_away":
+            np.add(magnitude, unit >> one, out=out)
+            return
+        case "toward_negative" | "toward_positive":
+            towards = np.not_equal if mode == "toward_negative" else np.equal
+            np.multiply(towards(signs, 0), unit - one, out=out)
+        case "to_odd":  # no carry: if anything is cut off, the bit itself
+            np.bitwise_and(magnitude, unit - one, out=out)
+            np.add(out, unit - one, out=out)
+            np.bitwise_or(out, magnitude, out=out)
+            np.bitwise_or(magnitude, out & unit, out=out)
+            return
+        case _:  # stochastic: as many upper bits of the random number as are cut off
+            assert drawn is not None
+            np.copyto(out, drawn)
+            if dropped <= 32:
+                np.right_shift(out, type(unit)(32) - dropped, out=out)
+            else:
+                np.left_shift(out, dropped - type(unit)(32), out=out)
+    np.add(out, magnitude, out=out)
+
+
+def _dissected(
+    magnitude: Array, signs: Array, plan: Plan, mode: str, carrier: Carrier, drawn: Array | None
+) -> Array:
+    """The rounded magnitudes of values below the smallest normal number, overflow aside."""
     one, point = carrier.words(1), carrier.words(carrier.fraction_bits)
-    words = values.view(carrier.words)
-    sign = words & carrier.sign_mask
-    magnitude = words ^ sign
     # magnitude = base + significand; base holds the exponent, less the implicit one's share.
     field = np.maximum(magnitude >> point, one)  # the carrier's own subnormals have its emin
     base = (field - one) << point
     significand = magnitude - base
-    shift = plan.dropped + (np.maximum(field, plan.emin_field) - field)
-    if plan.gap_below:
-        shift += plan.gap * (magnitude < plan.gap_below)
+    shift = plan.dropped + plan.gap + (plan.emin_field - field)
     cut = np.minimum(shift, point + carrier.words(2))  # more cuts off everything as well
     kept = significand >> cut
     rest = significand - (kept << cut)
@@ -156,33 +242,18 @@ def _general(
         case "ties_to_away":
             up = rest + rest >= one << cut
         case "toward_zero":
-            up = np.zeros(values.shape, bool)
+            up = np.zeros(rest.shape, bool)
         case "toward_negative":
-            up = (rest != 0) & (sign != 0)
+            up = (rest != 0) & (signs != 0)
         case "toward_positive":
-            up = (rest != 0) & (sign == 0)
+            up = (rest != 0) & (signs == 0)
         case "to_odd":
             up = (rest != 0) & (kept & one == 0)
         case _:
             assert drawn is not None
             up = _share(rest, shift) + drawn >= np.uint64(2**32)
-    rounded = result.view(carrier.words)
-    np.add((kept + up) << cut, base, out=rounded)
-    small = kept == 0
-    if small.any():
-        np.copyto(rounded, plan.smallest * up, where=small)
-    beyond = np.where(sign == 0, plan.beyond_positive, plan.beyond_negative)
-    np.copyto(rounded, beyond, where=rounded > plan.largest)
-    if plan.flush_below:
-        np.copyto(rounded, carrier.words(0), where=rounded < plan.flush_below)
-    if plan.zero_sign == 0:
-        sign[rounded == 0] = 0
-    special = magnitude >= carrier.exponent_mask
-    if special.any():
-        nan = magnitude[special] | (one << (point - one))
-        infinite = magnitude[special] == carrier.exponent_mask
-        rounded[special] = np.where(infinite, plan.infinite, nan)
-    np.bitwise_or(rounded, sign, out=rounded)
+    rounded: Array = np.where(kept == 0, plan.smallest * up, ((kept + up) << cut) + base)
+    return rounded
 
 
 def _share(rest: Array, shift: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Rounding CuPy arrays where they are, in one elementwise kernel; the general way of ``cpu``.
+"""Rounding CuPy arrays where they are, in one elementwise kernel, which dissects: see ``cpu``.
 
 All CuPy kernels are in this file.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,17 +20,17 @@ class Carrier:
     floats: Any
     words: Any
 
-    @property
+    @cached_property
     def fraction_bits(self) -> int:
         """Bits after the implicit one."""
         return self.fmt.precision - 1
 
-    @property
+    @cached_property
     def sign_mask(self) -> Any:
         """The sign bit set, all else clear."""
         return self.words(1 << (self.fmt.bits - 1))
 
-    @property
+    @cached_property
     def exponent_mask(self) -> Any:
         """The exponent field set, all else clear: the bit pattern of infinity."""
         return self.words(((1 << self.fmt.exponent_bits) - 1) << self.fraction_bits)
