@@ -60,7 +60,7 @@ def test_formats_of_odd_sizes():
     [
         (
             {"emax": 1},
-            0b0_101_00,
+            0b0_110_00,
         ),  # seven exponent codes of eight are used; infinity is the top one
         ({"emax": 2, "subnormals": False}, 0b0_000_01),
         ({"emax": 2, "signed_zero": False}, 0b1_000_00),
