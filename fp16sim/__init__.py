@@ -6,7 +6,7 @@ Layers, from the bottom: formats and rounding, the autograd engine, networks and
 top the instruments, experiments and the command line.
 """
 
-from fp16sim import data, functional, models, nn, optim, training
+from fp16sim import arith, data, functional, models, nn, optim, training
 from fp16sim.autograd import Tensor, check_gradients, no_grad
 from fp16sim.formats import (
     BF16,
@@ -25,6 +25,7 @@ from fp16sim.formats import (
 from fp16sim.precision import autocast
 from fp16sim.rounding import decode, encode, round_to
 from fp16sim.scaling import GradScaler
+from fp16sim.status import status_flags
 from fp16sim.xray import watch
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ __all__ = [
     "Format",
     "GradScaler",
     "Tensor",
+    "arith",
     "autocast",
     "check_gradients",
     "data",
@@ -55,6 +57,7 @@ __all__ = [
     "no_grad",
     "optim",
     "round_to",
+    "status_flags",
     "training",
     "watch",
 ]

@@ -40,6 +40,19 @@ class Rounded(NamedTuple):
     origin: Origin
 
 
+class Exceptions(NamedTuple):
+    """How often an operation raised IEEE 754's exceptions; ``status`` judges and counts."""
+
+    inexact: int
+    #: underflow, where tininess is detected after rounding, and where before
+    underflow_after: int
+    underflow_before: int
+    overflow: int
+    divide_by_zero: int
+    invalid: int
+    origin: Origin
+
+
 class Updated(NamedTuple):
     """An optimiser moved a weight: ``after`` is ``before - update``, rounded to its format."""
 
@@ -49,7 +62,7 @@ class Updated(NamedTuple):
     parameter: object
 
 
-Event: TypeAlias = Rounded | Updated
+Event: TypeAlias = Rounded | Updated | Exceptions
 Observer: TypeAlias = Callable[[Event], None]
 
 _observers: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())

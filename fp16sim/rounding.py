@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from fp16sim.backend import Array, Draw, RandomLike, carrier_of, generator, name
 from fp16sim.formats import DTYPE_NAMES, FP32, Format, FormatLike, format_of
 from fp16sim.kernels import executor_for, reference
 from fp16sim.kernels.layout import carrier_for
+from fp16sim.status import exceptions
 
 #: rounding modes, named as in IEEE 754-2019 section 4.3
 MODES = (*reference.GOES_UP, "stochastic")
@@ -59,32 +60,73 @@ def round_to(
     Raises ValueError for an unknown format or mode or one that does not fit the dtype, TypeError
     for other dtypes: integers (use ``.astype``), booleans, complex, objects, strings.
     """
-    fmt = format_of(fmt)
-    one_of("mode", mode, MODES)
-    if mode == "stochastic" and rng is None:
-        raise ValueError(
-            "rng=None is not allowed for mode='stochastic'; give a seed or a Generator"
-        )
-    if mode != "stochastic" and not (rng is None and random_bits is None):
-        raise ValueError(f"rng and random_bits are for mode='stochastic' only, not for {mode!r}")
-    random_bits = integer(
-        "random_bits", 32 if random_bits is None else random_bits, at_least=1, at_most=32
-    )
+    how = Rounding.of(fmt, mode, saturate, subnormals, rng, random_bits)
     values, _ = float_array(x, "x")
     carrier = carrier_for(values.dtype).fmt
-    may_saturate = saturate or not fmt.infinities
-    if not carrier.contains(fmt) and (may_saturate or not fmt.contains(carrier)):
+    may_saturate = how.saturate or not how.fmt.infinities
+    if not carrier.contains(how.fmt) and (may_saturate or not how.fmt.contains(carrier)):
         raise ValueError(
-            f"fmt={fmt} does not fit {values.dtype} values; pass float64 (x.astype('float64'))"
+            f"fmt={how.fmt} does not fit {values.dtype} values; pass float64 (x.astype('float64'))"
         )
-    draw = _draw(rng, random_bits) if mode == "stochastic" else None
-    result = _rounded(values, fmt, mode, saturate, subnormals, draw)
+    result = how(values)
     if result is values:
         result = values.copy()
     if events.observed():
         origin = events.Origin(events.current_scope(), "round_to", "value")
-        events.announce(events.Rounded(values, result, fmt, origin))
+        raised = exceptions(values, result, how.fmt, how.mode, origin)
+        events.announce(raised._replace(invalid=raised.invalid + count_signalling(x)))
+        events.announce(events.Rounded(values, result, how.fmt, origin))
     return result[()] if result.ndim == 0 else result
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How to round: format, mode and switches, checked. Called with an array, it rounds it."""
+
+    fmt: Format
+    mode: str = "ties_to_even"
+    saturate: bool = False
+    subnormals: bool = True
+    draw: Draw | None = None
+
+    @classmethod
+    def of(
+        cls,
+        fmt: FormatLike,
+        mode: str,
+        saturate: bool,
+        subnormals: bool,
+        rng: RandomLike,
+        random_bits: int | None,
+    ) -> Rounding:
+        """From the arguments of ``round_to``, and with its errors."""
+        fmt = format_of(fmt)
+        one_of("mode", mode, MODES)
+        if mode == "stochastic" and rng is None:
+            raise ValueError(
+                "rng=None is not allowed for mode='stochastic'; give a seed or a Generator"
+            )
+        if mode != "stochastic" and not (rng is None and random_bits is None):
+            raise ValueError(
+                f"rng and random_bits are for mode='stochastic' only, not for {mode!r}"
+            )
+        random_bits = 32 if random_bits is None else random_bits
+        random_bits = integer("random_bits", random_bits, at_least=1, at_most=32)
+        draw = _draw(rng, random_bits) if mode == "stochastic" else None
+        return cls(fmt, mode, bool(saturate), bool(subnormals), draw)
+
+    def __call__(self, values: Array) -> Array:
+        """A float32 or float64 array rounded; itself if there is nothing to do."""
+        return _rounded(values, self.fmt, self.mode, self.saturate, self.subnormals, self.draw)
+
+
+def count_signalling(x: object) -> int:
+    """How many signalling NaNs an array of floats has: those with the fraction's top bit clear."""
+    if not isinstance(x, np.ndarray | np.generic) or x.dtype.kind != "f" or x.dtype.itemsize > 8:
+        return 0  # a Python float cannot tell
+    quiet_bit = {2: 9, 4: 22, 8: 51}[x.dtype.itemsize]
+    words = np.asarray(x, x.dtype.newbyteorder("=")).view(f"u{x.dtype.itemsize}")
+    return int(np.count_nonzero(np.isnan(x) & (words >> quiet_bit & 1 == 0)))
 
 
 def encode(x: ArrayLike, fmt: FormatLike) -> Any:

@@ -11,7 +11,7 @@ import fp16sim as fs
 def test_public_names():
     """Lessons and users rely on these: a change here is a change of the interface."""
     formats = "FP64 FP32 TF32 FP16 BF16 E4M3 E5M2 E3M2 E2M3 E2M1 E8M0 Format round_to encode decode"
-    engine = "Tensor no_grad check_gradients autocast GradScaler watch"
+    engine = "arith status_flags Tensor no_grad check_gradients autocast GradScaler watch"
     modules = "functional nn optim training data models"
     assert set(fs.__all__) == set(f"{formats} {engine} {modules}".split())
     assert all(hasattr(fs, name) for name in fs.__all__)

@@ -54,7 +54,7 @@ class XRay:
         if isinstance(event, Rounded):
             key = Key(*event.origin, event.fmt)
             self.counts.setdefault(key, Counts()).add(event.before, event.after, event.fmt)
-        else:
+        elif isinstance(event, events.Updated):
             name = self._names.get(id(event.parameter), "")
             self.updates.setdefault(name, UpdateCounts()).add(event)
 
