@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from fp16sim.arguments import integer, one_of
 from fp16sim.backend import Array, Draw, RandomLike, carrier_of, generator, namespace_of
 from fp16sim.formats import DTYPE_NAMES, FP32, Format, FormatLike, format_of
 from fp16sim.kernels import executor_for, reference
-from fp16sim.kernels.layout import carrier_for
+from fp16sim.kernels.layout import FLOAT64, carrier_for
 from fp16sim.status import exceptions
 
 #: rounding modes, named as in IEEE 754-2019 section 4.3
@@ -141,37 +142,43 @@ def encode(x: ArrayLike, fmt: FormatLike) -> Any:
     """
     fmt = format_of(fmt)
     values, _ = float_array(x, "x")
-    values = values.astype(np.float64)
-    magnitude = np.abs(values)
-    finite = np.isfinite(values)
-    fraction_bits = fmt.precision - 1
+    carrier = carrier_for(values.dtype)
+    if fmt.emin < carrier.fmt.emin or not carrier.fmt.contains(fmt):
+        carrier = FLOAT64
     with np.errstate(all="ignore"):
-        # How many spacings the magnitude has, and the exponent field that gives it the spacing.
-        known = np.where(finite, magnitude, 0)
-        exponent = np.where(known == 0, fmt.emin, np.maximum(np.frexp(known)[1] - 1, fmt.emin))
-        steps = np.ldexp(known, fraction_bits - exponent)
-        bad = finite & ((steps != np.floor(steps)) | (magnitude > fmt.max))
-        bad |= (known > 0) & (known < fmt.smallest_subnormal)
-        bad |= np.isinf(values) & (not fmt.infinities)
-        bad |= np.isnan(values) & (not fmt.nans)
-        zero = values == 0
-        bad |= zero & np.signbit(values) & (not fmt.signed_zero)
-        bad |= (zero | (values < 0)) & (not fmt.signed)
+        flat = values.reshape(-1).astype(carrier.floats, copy=False)
+        magnitude = np.abs(flat)
+        words = magnitude.view(carrier.words)
+        # The exponent field counts from 1, 0 being that of zero and subnormals, if there are such.
+        dropped = carrier.fmt.precision - fmt.precision
+        lowest = (carrier.field(fmt.emin) - fmt.signed) << (fmt.precision - 1)
+        code = (words >> carrier.words(dropped)) - carrier.words(lowest)
+        inexact = words & carrier.words((1 << dropped) - 1) != 0
+        small = magnitude < fmt.smallest_normal
+        if small.any():
+            steps = np.ldexp(magnitude[small], fmt.precision - 1 - fmt.emin)
+            code[small] = steps.astype(carrier.words)
+            inexact[small] = (steps != np.floor(steps)) | ((steps > 0) & (not fmt.subnormals))
+        infinite, nan = np.isinf(flat), np.isnan(flat)
+        negative = np.signbit(flat) & ~nan
+        bad = (inexact | (magnitude > fmt.max)) & ~infinite & ~nan
+        bad |= (infinite & (not fmt.infinities)) | (nan & (not fmt.nans))
+        bad |= (flat == 0) & negative & (not fmt.signed_zero)
+        bad |= ((flat == 0) | negative) & (not fmt.signed)
     if bad.any():
-        raise ValueError(f"x has the value {values[bad][0]!r}, which {fmt} does not have")
-    # Adding, not or-ing: the implicit bit of a normal number makes the field one more, which is
-    # right unless there is no code for zero and subnormals.
-    field = exponent.astype(np.int64) - fmt.emin - (not fmt.signed)
-    code = ((field << fraction_bits) + steps.astype(np.int64)).astype(np.uint64)
-    top = np.uint64((1 << (fmt.exponent_bits + fraction_bits)) - 1)
-    infinity = top >> np.uint64(fraction_bits) << np.uint64(fraction_bits)
-    quiet = infinity | np.uint64(1 << (fraction_bits - 1)) if fmt.infinities else top
+        raise ValueError(f"x has the value {flat[bad][0].item()!r}, which {fmt} does not have")
+    top = (1 << (fmt.bits - fmt.signed)) - 1
+    infinity = top >> (fmt.precision - 1) << (fmt.precision - 1)
+    quiet = infinity | 1 << (fmt.precision - 2) if fmt.infinities else top
     if fmt.nan_is_minus_zero:
-        quiet = np.uint64(1 << (fmt.bits - 1))
-    code = np.where(np.isinf(values), infinity, np.where(np.isnan(values), quiet, code))
-    negative = np.signbit(values) & ~np.isnan(values)
-    code |= negative.astype(np.uint64) << np.uint64(fmt.bits - 1)
-    result = code.astype(_code_dtype(fmt))
+        quiet = 1 << (fmt.bits - 1)
+    if fmt.infinities:
+        code[infinite] = infinity
+    if fmt.nans:
+        code[nan] = quiet
+    if fmt.signed:
+        code |= negative.astype(carrier.words) << carrier.words(fmt.bits - 1)
+    result = code.astype(_code_dtype(fmt)).reshape(values.shape)
     return result[()] if result.ndim == 0 else result
 
 
@@ -190,6 +197,23 @@ def decode(bits: ArrayLike, fmt: FormatLike) -> Any:
         raise TypeError(f"bits has dtype {codes.dtype}; allowed are unsigned integers")
     if codes.size and (codes.min() < 0 or codes.max() >> fmt.bits):
         raise ValueError(f"bits has patterns outside of 0 to 2^{fmt.bits} - 1")
+    if fmt.bits <= 16 and codes.size:
+        result, used = (table[codes] for table in _decoding_tables(fmt))
+    else:
+        result, used = _decoded(codes, fmt)
+    if not used.all():
+        first = codes[~used][0]
+        raise ValueError(f"bits has the pattern {first:#x}, which {fmt} does not use")
+    return result[()] if result.ndim == 0 else result
+
+
+@lru_cache(maxsize=64)
+def _decoding_tables(fmt: Format) -> tuple[Array, Array]:
+    return _decoded(np.arange(2**fmt.bits), fmt)
+
+
+def _decoded(codes: Array, fmt: Format) -> tuple[Array, Array]:
+    """What codes stand for, and whether they do."""
     codes = codes.astype(np.uint64)
     fraction_bits = np.uint64(fmt.precision - 1)
     one = np.uint64(1)
@@ -214,12 +238,9 @@ def decode(bits: ArrayLike, fmt: FormatLike) -> Any:
         nan = negative & (values == 0) if fmt.nan_is_minus_zero else (codes & top) == top
         values = np.where(nan, np.nan, values)
         unused &= ~nan
-    if unused.any():
-        raise ValueError(f"bits has the pattern {codes[unused][0]:#x}, which {fmt} does not use")
     values = np.copysign(values, np.where(negative, -1.0, 1.0))
     with np.errstate(all="ignore"):
-        result = values.astype(carrier_of(fmt))
-    return result[()] if result.ndim == 0 else result
+        return values.astype(carrier_of(fmt)), ~unused
 
 
 def _code_dtype(fmt: Format) -> np.dtype[Any]:

@@ -11,9 +11,11 @@ import fp16sim as fs
 def test_public_names():
     """Lessons and users rely on these: a change here is a change of the interface."""
     formats = "FP64 FP32 TF32 FP16 BF16 E4M3 E5M2 E3M2 E2M3 E2M1 E8M0 Format round_to encode decode"
+    blocks = "MXFP8_E4M3 MXFP8_E5M2 MXFP6_E3M2 MXFP6_E2M3 MXFP4 NVFP4 BlockFormat round_blocks"
+    blocks += " encode_blocks decode_blocks"
     engine = "arith status_flags Tensor no_grad check_gradients autocast GradScaler watch"
     modules = "functional nn optim training data models"
-    assert set(fs.__all__) == set(f"{formats} {engine} {modules}".split())
+    assert set(fs.__all__) == set(f"{formats} {blocks} {engine} {modules}".split())
     assert all(hasattr(fs, name) for name in fs.__all__)
 
 
