@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from fp16sim import events
 from fp16sim.arguments import one_of
-from fp16sim.backend import Array, RandomLike, carrier_of
+from fp16sim.backend import Array, RandomLike, carrier_of, namespace_of
 from fp16sim.formats import FP32, FP64, Format, FormatLike
 from fp16sim.kernels import elementary, reference, sticky
 from fp16sim.rounding import Rounding, count_signalling, float_array
@@ -101,8 +101,8 @@ def _operate(operation: Operation, operands: list[Any], how: Rounding) -> Any:
             rational = ~np.logical_and.reduce([sticky.has_room(a) for a in flat]) & regular
             to_odd = operation.to_odd(*flat)
             exact = np.where(regular & ~((to_odd == 0) & (native == 0)), to_odd, native)
-        elif how.fmt == FP64 and how.mode == "ties_to_even" and not events.observed():
-            rational = np.zeros_like(regular)
+        elif how == Rounding(FP64) and operation is not FMA and not events.observed():
+            rational = np.zeros_like(regular)  # float64 rounds right; but its x y + z twice
         if how.mode == "toward_negative" and operation in (ADD, SUBTRACT, FMA):
             exact = _negative_zeros(operation, flat, exact)
     result = how(exact).astype(dtype)
@@ -350,30 +350,71 @@ class Unary(Protocol):
 
 
 def _apply(name: str, x: ArrayLike, how: Rounding) -> Any:
-    table_fits = how.fmt.bits <= 16 and how.fmt.precision <= 11 and FP32.contains(how.fmt)
-    if table_fits and how.draw is None and not events.observed():
-        values = float_array(x, "x")[0]
-        bits = values.view(np.uint32) if values.dtype == np.float32 else None
-        dropped = np.uint32(24 - how.fmt.precision)
-        if bits is not None and not np.bitwise_or.reduce(bits, axis=None) << (32 - dropped):
-            table = _table(name, how.fmt, how.mode, how.saturate, how.subnormals)
-            result = table[bits >> dropped]
-            return result[()] if result.ndim == 0 else result
+    values = float_array(x, "x", gpu=True)[0]
+    index = None if how.draw is not None or events.observed() else _table_index(values, how.fmt)
+    if index is not None:
+        arguments = (name, how.fmt, how.mode, how.saturate, how.subnormals)
+        on_gpu = namespace_of(values) is not np
+        result = (_table_on_gpu if on_gpu else _table)(*arguments)[index]
+        return result[()] if result.ndim == 0 else result
+    if namespace_of(values) is not np:
+        raise TypeError(
+            f"x is a CuPy array; there {name} takes float32 numbers of a format of up to 16 bits"
+        )
     return _without_table(name, x, how)
+
+
+def _table_index(values: Array, fmt: Format) -> Array | None:
+    """The leading bits of float32 values, if they have no others and a table for the format pays.
+
+    As many bits as the format's numbers have in float32: 2^(8+p) entries, which are 65 536 for
+    bf16. For fp16 the table also holds what is beyond its range; so an index is a mere shift.
+    """
+    if fmt.bits > 16 or fmt.precision > 11 or values.dtype != np.float32:
+        return None
+    bits = values.view(np.uint32)
+    dropped = FP32.precision - fmt.precision
+    if (bits & np.uint32((1 << dropped) - 1)).any():
+        return None
+    index: Array = bits >> np.uint32(dropped)
+    return index
+
+
+def _table_entries(precision: int) -> Array:
+    """The float32 values that stand at the indices of a table."""
+    codes = np.arange(2 ** (8 + precision), dtype=np.uint32)
+    return (codes << np.uint32(FP32.precision - precision)).view(np.float32)
 
 
 @lru_cache(maxsize=32)
 def _table(name: str, fmt: Format, mode: str, saturate: bool, subnormals: bool) -> Array:
-    """The results for all float32 numbers with as many bits as the format has, by those bits.
-
-    2^(8+p) entries: 65 536 for bf16; for fp16 the ones beyond its range are there as well, which
-    makes an index a mere shift.
-    """
-    codes = np.arange(2 ** (8 + fmt.precision), dtype=np.uint32)
-    x = (codes << np.uint32(24 - fmt.precision)).view(np.float32)
-    table: Array = _without_table(name, x, Rounding(fmt, mode, saturate, subnormals))
-    table.flags.writeable = False
+    how = Rounding(fmt, mode, saturate, subnormals)
+    table: Array = _without_table(name, _table_entries(fmt.precision), how)
     return table
+
+
+@lru_cache(maxsize=32)
+def _table_on_gpu(*arguments: Any) -> Array:
+    import cupy
+
+    table: Array = cupy.asarray(_table(*arguments))
+    return table
+
+
+def before_rounding(name: str, x: Array, fmt: Format) -> Array:
+    """A function's float64 values that rounded once to ``fmt`` are right: the engine's door.
+
+    x: a float32 or float64 array. No checks; values of formats of up to 16 bits come from a table.
+    """
+    index = _table_index(x, fmt)
+    if index is not None:
+        return _table_before_rounding(name, fmt.precision)[index]
+    return elementary.evaluate(name, x.astype(np.float64), anchored=False)
+
+
+@lru_cache(maxsize=16)
+def _table_before_rounding(name: str, precision: int) -> Array:
+    return elementary.evaluate(name, _flat64(_table_entries(precision)))
 
 
 def _without_table(name: str, x: ArrayLike, how: Rounding) -> Any:

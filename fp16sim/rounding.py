@@ -37,7 +37,7 @@ def round_to(
     overflow as IEEE 754-2019 says (sections 4.3, 7.4 and 7.5). Never warns.
 
     x: float16, float32 or float64 array of any shape (or an ``ml_dtypes`` array, a Python float,
-        or nested lists of floats, which are float64).
+        or nested lists of floats, which are float64). A CuPy array is rounded where it is.
     fmt: a ``Format`` or its name.
     mode: "ties_to_even" (nearest; halfway, to the number with an even significand),
         "ties_to_away" (halfway, away from zero), "toward_zero", "toward_negative",
@@ -57,12 +57,13 @@ def round_to(
 
     Returns a new C-contiguous array of the shape of ``x`` with values on the grid of ``fmt``:
     float64 if ``x`` was, else float32; a NumPy scalar for a scalar, as NumPy's functions do.
+    Subclasses of ``np.ndarray`` (``np.memmap``, say) come back as plain arrays.
 
     Raises ValueError for an unknown format or mode or one that does not fit the dtype, TypeError
     for other dtypes: integers (use ``.astype``), booleans, complex, objects, strings.
     """
     how = Rounding.of(fmt, mode, saturate, subnormals, rng, random_bits)
-    values, _ = float_array(x, "x")
+    values, _ = float_array(x, "x", gpu=True)
     carrier = carrier_for(values.dtype).fmt
     may_saturate = how.saturate or not how.fmt.infinities
     if not carrier.contains(how.fmt) and (may_saturate or not how.fmt.contains(carrier)):
@@ -261,20 +262,25 @@ def store(value: Array, fmt: Format, origin: events.Origin | None) -> Array:
     return rounded.astype(carrier_of(fmt), copy=False)
 
 
-def float_array(x: object, argument: str) -> tuple[Array, Format]:
+def float_array(x: object, argument: str, *, gpu: bool = False) -> tuple[Array, Format]:
     """``x`` as a native C-contiguous float32 or float64 array, and the format of its own dtype.
 
-    float16 and the ml_dtypes package's types become float32.
+    float16 and the ml_dtypes package's types become float32. gpu: whether a CuPy array is welcome;
+    it stays where it is.
 
     Raises TypeError, naming ``argument``, for anything that is not floating point, for masked
-    arrays (whose masked values have no meaning here), and for GPU arrays.
+    arrays (whose masked values have no meaning here), and for GPU arrays that are not welcome.
     """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{argument} is a masked array; pass {argument}.filled(...) instead")
-    if type(x).__module__.partition(".")[0] == "cupy":
-        raise TypeError(f"{argument} is a CuPy array; emulated rounding runs on NumPy arrays")
+    on_gpu = type(x).__module__.partition(".")[0] == "cupy"
+    if on_gpu and not gpu:
+        raise TypeError(
+            f"{argument} is a CuPy array; allowed are NumPy arrays (round_to and the functions of "
+            f"one number take both). Say {argument}.get() if it may be copied to the host"
+        )
     try:
-        array = np.asarray(x)
+        array: Any = x if on_gpu else np.asarray(x)
     except ValueError as error:
         raise TypeError(f"{argument} cannot be made an array: {error}") from error
     if array.dtype.type in (np.float32, np.float64):
@@ -283,7 +289,9 @@ def float_array(x: object, argument: str) -> tuple[Array, Format]:
         dtype = np.dtype(np.float32)
     else:
         raise TypeError(_not_floating_point(x, array.dtype, argument))
-    values = np.ascontiguousarray(array.astype(dtype, copy=False)).reshape(array.shape)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        converted = array.astype(dtype, copy=False)
+    values = namespace_of(array).ascontiguousarray(converted).reshape(array.shape)
     # An ml_dtypes type that is none of our formats counts as what it is carried in.
     return values, DTYPE_NAMES.get(array.dtype.name, FP32)
 

@@ -67,3 +67,21 @@ def rng():
 @pytest.fixture(scope="session")
 def digits():
     return fs.data.digits()
+
+
+def has_gpu():
+    try:
+        import cupy
+
+        return cupy.cuda.runtime.getDeviceCount() > 0
+    except Exception:  # not installed, no driver, no device: all the same here
+        return False
+
+
+def pytest_collection_modifyitems(items):
+    """Tests in tests/gpu need an NVIDIA GPU and CuPy; elsewhere they, and only they, are skipped."""
+    on_gpu = [item for item in items if "gpu" in item.path.parts]
+    for item in on_gpu:
+        item.add_marker(pytest.mark.gpu)
+        if not has_gpu():
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU with CuPy"))

@@ -41,10 +41,11 @@ PRIMITIVES: dict[str, Primitive] = {}
 class Primitive:
     """A forward function on arrays with its backward rule; see the module's text."""
 
-    def __init__(self, forward: Forward, exact: bool) -> None:
+    def __init__(self, forward: Forward, exact: bool, knows_format: bool = False) -> None:
         self.name = forward.__name__
         self.__doc__ = forward.__doc__
         self.exact = exact
+        self.knows_format = knows_format
         self._forward = forward
         self._rule: Rule | None = None
         PRIMITIVES[self.name] = self
@@ -58,6 +59,8 @@ class Primitive:
         """Apply to tensors in any formats; ``options`` go to the forward function as they are."""
         fmt = format_for(self.name, [node.fmt for node in inputs])
         inputs = tuple(cast(node, fmt) for node in inputs)
+        if self.knows_format:
+            options["fmt"] = fmt
         with np.errstate(all="ignore"):
             value, residuals = self._forward(*(node.data for node in inputs), **options)
             array = namespace_of(value).asarray(value)  # 0-d arithmetic leaves scalars
@@ -73,20 +76,24 @@ def primitive(forward: Forward) -> Primitive: ...
 
 
 @overload
-def primitive(*, exact: bool) -> Callable[[Forward], Primitive]: ...
+def primitive(
+    *, exact: bool = False, knows_format: bool = False
+) -> Callable[[Forward], Primitive]: ...
 
 
 def primitive(
-    forward: Forward | None = None, *, exact: bool = False
+    forward: Forward | None = None, *, exact: bool = False, knows_format: bool = False
 ) -> Primitive | Callable[[Forward], Primitive]:
     """Decorator: make a primitive of a function on arrays.
 
     exact: the values of the result, and of the gradients it passes on, are values of its inputs
-    or their negatives (reshape, relu), so that there is nothing to round or to count.
+        or their negatives (reshape, relu), so that there is nothing to round or to count.
+    knows_format: the forward function takes the format of its result as ``fmt``, to give values
+        that are right after rounding to it.
     """
     if forward is None:
-        return lambda function: Primitive(function, exact)
-    return Primitive(forward, exact)
+        return lambda function: Primitive(function, exact, knows_format)
+    return Primitive(forward, exact, knows_format)
 
 
 def cast(node: N, fmt: Format) -> N:

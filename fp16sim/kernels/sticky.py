@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array
 
 # Operands between 2^-250 and 2^250: no product, quotient or error term leaves the range where
 # float64 has all its bits, whatever three of them are combined.
@@ -24,10 +24,9 @@ ROOM = 2.0**250
 
 def has_room(x: Array) -> Array:
     """Which float64 values are zero, infinite, NaN, or far enough from both ends of the range."""
-    xp = namespace_of(x)
-    magnitude = xp.abs(x)
+    magnitude = np.abs(x)
     ordinary = (magnitude >= 1 / ROOM) & (magnitude <= ROOM)
-    room: Array = ordinary | (x == 0) | ~xp.isfinite(x)
+    room: Array = ordinary | (x == 0) | ~np.isfinite(x)
     return room
 
 
@@ -36,15 +35,15 @@ def to_odd(nearest: Array, error: Array) -> Array:
 
     nearest: float64, the nearest to the true value; error: its sign, or zero if it is exact.
     """
-    xp = namespace_of(nearest)
     words = nearest.view(np.int64)
-    moves = (error != 0) & (words & 1 == 0) & xp.isfinite(nearest) & ~xp.isnan(error)
+    outwards = (error > 0) == (nearest > 0)
+    moves = (error != 0) & (words & 1 == 0) & ~np.isnan(nearest) & ~np.isnan(error)
+    moves &= np.isfinite(nearest) | ~outwards  # from infinity only back
     # Away from zero is one more in the bit pattern, for either sign.
-    away = xp.where((error > 0) == (nearest > 0), 1, -1)
-    moved = xp.where(moves, words + away, words).view(np.float64)
+    moved = np.where(moves, words + np.where(outwards, 1, -1), words).view(np.float64)
     # The neighbours of zero, on either side.
-    smallest = xp.copysign(np.float64(5e-324), error)
-    result: Array = xp.where(moves & (nearest == 0), smallest, moved)
+    smallest = np.copysign(np.float64(5e-324), error)
+    result: Array = np.where(moves & (nearest == 0), smallest, moved)
     return result
 
 
@@ -83,16 +82,15 @@ def multiply(x: Array, y: Array) -> Array:
 
 def divide(x: Array, y: Array) -> Array:
     """x / y."""
-    xp = namespace_of(x)
     quotient = x / y
     product, error = two_product(quotient, y)
     rest = (x - product) - error  # exact up to its last rounding, which keeps the sign
-    return to_odd(quotient, rest * xp.sign(y))
+    return to_odd(quotient, rest * np.sign(y))
 
 
 def sqrt(x: Array) -> Array:
     """The square root."""
-    root = namespace_of(x).sqrt(x)
+    root = np.sqrt(x)
     square, error = two_product(root, root)
     return to_odd(root, (x - square) - error)
 
@@ -109,6 +107,5 @@ def fma(x: Array, y: Array, z: Array) -> Array:
     # total + carry + rest, and |carry + rest| is at most about an ulp of total.
     exact = add(total, add(carry, rest))
     # With an infinite or NaN operand the error terms are NaN.
-    xp = namespace_of(x)
-    result: Array = xp.where(xp.isfinite(product + z), exact, product + z)
+    result: Array = np.where(np.isfinite(product + z), exact, product + z)
     return result

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from fp16sim.arith import before_rounding
 from fp16sim.autograd.primitive import primitive
 from fp16sim.backend import Array, namespace_of
+from fp16sim.formats import Format
 
 
 @primitive
@@ -64,12 +66,13 @@ def _(g: Array, passes: Array) -> Any:
     return (namespace_of(g).where(passes, g, g.dtype.type(0)),)
 
 
-@primitive
-def sigmoid(x: Array) -> Any:
-    """1 / (1 + e^-x), from e^-|x| so that nothing overflows."""
-    xp = namespace_of(x)
-    e = xp.exp(-xp.abs(x))
-    y = xp.where(x >= 0, x.dtype.type(1), e) / (1 + e)
+# Correctly rounded in formats of up to 16 bits; in wider ones float64 values, rounded once.
+
+
+@primitive(knows_format=True)
+def sigmoid(x: Array, fmt: Format) -> Any:
+    """1 / (1 + e^-x)."""
+    y = before_rounding("sigmoid", x, fmt)
     return y, (y,)
 
 
@@ -78,10 +81,10 @@ def _(g: Array, y: Array) -> Any:
     return (g * (1 - y) * y,)
 
 
-@primitive
-def tanh(x: Array) -> Any:
+@primitive(knows_format=True)
+def tanh(x: Array, fmt: Format) -> Any:
     """The hyperbolic tangent."""
-    y = namespace_of(x).tanh(x)
+    y = before_rounding("tanh", x, fmt)
     return y, (y,)
 
 
