@@ -6,6 +6,9 @@ Layers, from the bottom: formats and rounding, the autograd engine, networks and
 top the instruments, experiments and the command line.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fp16sim import arith, data, functional, models, nn, optim, training
 from fp16sim.autograd import Tensor, check_gradients, no_grad
 from fp16sim.blocks import (
@@ -41,6 +44,9 @@ from fp16sim.status import status_flags
 from fp16sim.xray import watch
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fp16sim import testing
 
 __all__ = [
     "BF16",
@@ -80,6 +86,14 @@ __all__ = [
     "round_blocks",
     "round_to",
     "status_flags",
+    "testing",
     "training",
     "watch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The conformance kit is loaded when it is asked for."""
+    if name == "testing":
+        return importlib.import_module("fp16sim.testing")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -200,17 +200,20 @@ def _exponent_histogram(x: Array, zeros: int) -> Array:
     zeros: how many of the values are zero, known already.
     """
     histogram = np.zeros(HIGHEST_EXPONENT - LOWEST_EXPONENT + 1, np.int64)
+    # The exponent field is code = e + bias for normal numbers, and quick to count.
     if x.dtype == np.float32:
-        # The exponent field is code = e + 127 for normal numbers, and a byte: quick to count.
-        codes = (x.view(np.uint32) >> np.uint32(23)).astype(np.uint8)
-        found = np.bincount(codes.ravel(), minlength=256)
-        histogram[1 - 127 - LOWEST_EXPONENT : 255 - 127 - LOWEST_EXPONENT] = found[1:255]
-        if found[0] == zeros:
-            return histogram
-        x = x[codes == 0]  # zeros and float32's own subnormals
-    x = x[(x != 0) & np.isfinite(x)]
-    exponents = np.frexp(x)[1].astype(np.intp) - 1  # frexp: |x| in [2^(e-1), 2^e)
-    histogram += np.bincount(exponents - LOWEST_EXPONENT, minlength=histogram.size)
+        bias = 127
+        codes: Array = (x.view(np.uint32) >> np.uint32(23)).astype(np.uint8)
+    else:
+        bias = 1023
+        codes = (x.view(np.uint64) >> np.uint64(52)).astype(np.uint16) & 0x7FF
+    found = np.bincount(codes.ravel(), minlength=2 * bias + 2)
+    first = 1 - bias - LOWEST_EXPONENT
+    histogram[first : first + 2 * bias] = found[1 : 2 * bias + 1]
+    if found[0] != zeros:  # the carrier's own subnormals
+        x = x[(codes == 0) & (x != 0)]
+        exponents = np.frexp(x)[1].astype(np.intp) - 1  # frexp: |x| in [2^(e-1), 2^e)
+        histogram += np.bincount(exponents - LOWEST_EXPONENT, minlength=histogram.size)
     return histogram
 
 

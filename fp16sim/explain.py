@@ -130,4 +130,5 @@ def bit_fields(value: float, fmt: Format) -> str:
     except ValueError:
         return ""
     bits = format(code, f"0{fmt.bits}b")
-    return f"{bits[0]} {bits[1 : 1 + fmt.exponent_bits]} {bits[1 + fmt.exponent_bits :]}"
+    sign, rest = bits[: fmt.signed], bits[fmt.signed :]
+    return f"{sign} {rest[: fmt.exponent_bits]} {rest[fmt.exponent_bits :]}".strip()

@@ -229,11 +229,11 @@ def _decoded(codes: Array, fmt: Format) -> tuple[Array, Array]:
     negative = (codes >> np.uint64(fmt.bits - 1) == 1) & fmt.signed
     unused = values > fmt.max
     unused |= (code == 0) & (fraction != 0) & (not fmt.subnormals)
+    unused |= negative & (values == 0) & (not fmt.signed_zero)
     if fmt.infinities:
         special = field == fields
         values = np.where(special, np.where(fraction == 0, np.inf, np.nan), values)
         unused &= ~special
-        unused |= negative & (values == 0) & (not fmt.signed_zero)
     elif fmt.nans:
         top = np.uint64((1 << (fmt.bits - fmt.signed)) - 1)
         nan = negative & (values == 0) if fmt.nan_is_minus_zero else (codes & top) == top

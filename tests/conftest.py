@@ -79,7 +79,7 @@ def has_gpu():
 
 
 def pytest_collection_modifyitems(items):
-    """Tests in tests/gpu need an NVIDIA GPU and CuPy; elsewhere they, and only they, are skipped."""
+    """Tests in tests/gpu need an NVIDIA GPU and CuPy; without, they and only they are skipped."""
     on_gpu = [item for item in items if "gpu" in item.path.parts]
     for item in on_gpu:
         item.add_marker(pytest.mark.gpu)

@@ -64,6 +64,7 @@ def test_formats_of_odd_sizes():
         ),  # seven exponent codes of eight are used; infinity is the top one
         ({"emax": 2, "subnormals": False}, 0b0_000_01),
         ({"emax": 2, "signed_zero": False}, 0b1_000_00),
+        ({"emax": 3, "signed_zero": False, "infinities": False, "nans": False}, 0b1_000_00),
         ({"emax": 2, "infinities": False, "nans": False}, 0b1_111_00),
         ({"emax": 2, "infinities": False}, 0b1_111_10),
     ],

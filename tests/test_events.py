@@ -111,7 +111,9 @@ def test_round_to_announces_before_and_after():
     with events.observe(seen.append), events.scope("mine"):
         fs.round_to([1e-9, 1.0], "fp16")
     fs.round_to([1e-9, 1.0], "fp16")
-    (event,) = seen
+    exceptions, event = seen
+    assert exceptions._replace(origin=None) == (1, 1, 1, 0, 0, 0, None)
+    assert exceptions.origin == event.origin
     assert event.before.tolist() == [1e-9, 1.0]
     assert event.after.tolist() == [0.0, 1.0]
     assert event.origin == ("mine", "round_to", "value")

@@ -90,6 +90,7 @@ def test_bits():
     assert bit_fields(1.5, fs.FP16) == "0 01111 1000000000"
     assert bit_fields(-448.0, fs.E4M3) == "1 1111 110"
     assert bit_fields(math.nan, fs.E2M1) == ""
+    assert bit_fields(1.0, fs.E8M0) == "01111111"
     assert explain(0.1, "bf16").bits == "0 01111011 1001101"
     assert explain(Fraction(0), "fp16").bits == "0 00000 0000000000"
 

@@ -8,7 +8,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 def test_code_blocks_run_in_order_and_give_what_they_promise(capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     names = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
@@ -16,7 +16,7 @@ def test_code_blocks_run_in_order_and_give_what_they_promise(capsys):
             code, _, promise = line.partition("  # ")
             if promise.strip():
                 value = eval(code, names)
-                expected = re.match(r"[\d.]+|\[.*?\]|\(.*?\)", promise.strip())[0]
+                expected = re.match(r"-?[\d.]+|\[.*?\]|\(.*?\)", promise.strip())[0]
                 value = list(value) if expected.startswith("[") else value
                 assert value == eval(expected, {"inf": float("inf")}), line
     assert "flushed" in capsys.readouterr().out

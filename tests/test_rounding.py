@@ -538,6 +538,40 @@ class TestInput:
         x.flags.writeable = False
         fs.round_to(x, "fp16")
 
+    def test_memory_maps_and_subclasses_come_back_as_plain_arrays(self, rng, tmp_path):
+        class Tagged(np.ndarray):
+            pass
+
+        x = rng.standard_normal(1000).astype(np.float32)
+        mapped = np.memmap(tmp_path / "x", np.float32, "w+", shape=x.shape)
+        mapped[:] = x
+        read_only = np.memmap(tmp_path / "x", np.float32, "r", shape=x.shape)
+        for array in (mapped, read_only, x.view(Tagged)):
+            for fmt in ("fp16", "bf16", "fp32"):
+                result = fs.round_to(array, fmt)
+                assert type(result) is np.ndarray
+                assert_same_bits(result, fs.round_to(x, fmt))
+
+    @pytest.mark.parametrize("mode", [*reference.GOES_UP, "stochastic"])
+    @pytest.mark.parametrize(
+        "fmt", [fs.FP16, fs.BF16, fs.E4M3, fs.E2M1, fs.FP32, fs.E8M0], ids=repr
+    )
+    def test_every_kind_of_nan_stays_nan(self, mode, fmt):
+        """Quiet and signalling, of either sign, with payloads that a carry would destroy."""
+        payloads = [1, 0x1FFF, 0x3FFFFF, 0x400000, 0x7FFFFF, 0x7FE000, 0x7F8000]
+        words = np.array([s | 0x7F800000 | p for p in payloads for s in (0, 1 << 31)], np.uint32)
+        doubles = np.array([0x7FF0000000000001, 0xFFFFFFFFFFFFFFFF, 0x7FF8 << 48], np.uint64)
+        arguments = {"rng": 0} if mode == "stochastic" else {}
+        for x in (words.view(np.float32), doubles.view(np.float64)):
+            for saturate in (False, True):
+                assert np.isnan(fs.round_to(x, fmt, mode, saturate=saturate, **arguments)).all()
+
+    def test_empty_arrays(self):
+        for shape in ((0,), (3, 0)):
+            for dtype in (np.float32, np.float64):
+                result = fs.round_to(np.zeros(shape, dtype), "fp16", "stochastic", rng=0)
+                assert (result.shape, result.dtype) == (shape, dtype)
+
     def test_scalars_lists_and_small_floats(self):
         assert isinstance(fs.round_to(0.1, "fp16"), np.float64)
         assert fs.round_to(np.float32(0.1), "fp16").dtype == np.float32
