@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from math import isqrt
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,6 +32,9 @@ from fp16sim.formats import FP32, FP64, Format, FormatLike
 from fp16sim.kernels import elementary, reference, sticky
 from fp16sim.rounding import Rounding, count_signalling, float_array
 from fp16sim.status import exceptions, exceptions_of_one
+
+# Values a block: more would fill the caches with intermediate results, fewer cost calls.
+BLOCK = 2**15
 
 # ---------------------------------------------------------------------------------------------
 # Operations with a rational result (or a square root)
@@ -85,37 +88,69 @@ REMAINDER = Operation("remainder", _native_remainder, _native_remainder, _exact_
 
 
 def _operate(operation: Operation, operands: list[Any], how: Rounding) -> Any:
+    return _in_blocks(
+        operands, how, operation.name, lambda *flat: _operate_block(operation, flat, how)
+    )
+
+
+class _Results(NamedTuple):
+    """A block of results, and what there is to say about them."""
+
+    rounded: Array
+    #: float64, on the same side as the exact ones of all numbers and midpoints of the format
+    exact: Array
+    #: infinite results of finite operands
+    poles: Array
+    #: results that observers know of already
+    announced: Array
+
+
+def _in_blocks(
+    operands: list[Any], how: Rounding, name: str, compute: Callable[..., _Results]
+) -> Any:
+    """Broadcast the operands, compute block by block, tell observers."""
     arrays, dtype = _operands(operands, how.fmt)
-    shape = arrays[0].shape
-    flat = [_flat64(a) for a in arrays]
+    result = np.empty(arrays[0].shape, dtype)
+    flat = [a.reshape(-1) for a in arrays]
+    origin = events.Origin(events.current_scope(), name, "value")
     with np.errstate(all="ignore"):
-        native = operation.native(*flat)
-        # Infinities, NaNs and division by zero are float64's; so are exact zeros with their sign.
-        regular = np.logical_and.reduce([np.isfinite(a) for a in flat])
-        if operation in (DIVIDE, REMAINDER):
-            regular &= flat[1] != 0
-        if operation is SQRT:
-            regular &= flat[0] > 0
-        exact, rational = native, regular
-        if _float64_has_room_for(how.fmt):
-            rational = ~np.logical_and.reduce([sticky.has_room(a) for a in flat]) & regular
-            to_odd = operation.to_odd(*flat)
-            exact = np.where(regular & ~((to_odd == 0) & (native == 0)), to_odd, native)
-        elif how == Rounding(FP64) and operation is not FMA and not events.observed():
-            rational = np.zeros_like(regular)  # float64 rounds right; but its x y + z twice
-        if how.mode == "toward_negative" and operation in (ADD, SUBTRACT, FMA):
-            exact = _negative_zeros(operation, flat, exact)
-    result = how(exact).astype(dtype)
+        for start in range(0, result.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            doubles = [a[block].astype(np.float64) for a in flat]
+            results = compute(*doubles)
+            result.reshape(-1)[block] = results.rounded
+            if events.observed():
+                _announce(doubles, results, how, origin)
+        if events.observed() and (signalling := sum(count_signalling(x) for x in operands)):
+            events.announce(events.Exceptions(0, 0, 0, 0, 0, signalling, origin))
+    return result[()] if result.ndim == 0 else result
+
+
+def _operate_block(operation: Operation, flat: tuple[Array, ...], how: Rounding) -> _Results:
+    native = operation.native(*flat)
+    finite = np.logical_and.reduce([np.isfinite(a) for a in flat])
+    # Infinities, NaNs and division by zero are float64's; so are exact zeros with their sign.
+    regular = finite
+    if operation.name in ("divide", "reciprocal", "remainder"):
+        regular = finite & (flat[1] != 0)
+    if operation is SQRT:
+        regular = finite & (flat[0] > 0)
+    exact, rational = native, regular
+    if _float64_has_room_for(how.fmt):
+        rational = ~np.logical_and.reduce([sticky.has_room(a) for a in flat]) & regular
+        to_odd = operation.to_odd(*flat)
+        exact = np.where(regular & ~((to_odd == 0) & (native == 0)), to_odd, native)
+    elif how == Rounding(FP64) and operation is not FMA and not events.observed():
+        rational = np.zeros_like(regular)  # float64 rounds right; but its x y + z twice
+    if how.mode == "toward_negative" and operation in (ADD, SUBTRACT, FMA):
+        exact = _negative_zeros(operation, flat, exact)
+    rounded = how(exact)
     origin = events.Origin(events.current_scope(), operation.name, "value")
     for i in np.flatnonzero(rational):
         parts = [Fraction(float(a[i])) for a in flat]
-        result[i] = _one(operation.exact(*parts), how, float(exact[i]), origin)
-    if events.observed():
-        finite = np.logical_and.reduce([np.isfinite(a) for a in flat])
-        poles = np.isinf(native) & finite & ~regular
-        _announce(operands, flat, exact, result, ~rational, poles, how, origin)
-    result = result.reshape(shape)
-    return result[()] if result.ndim == 0 else result
+        rounded = rounded.copy() if rounded is exact else rounded
+        rounded[i] = _one(operation.exact(*parts), how, float(exact[i]), origin)
+    return _Results(rounded, exact, np.isinf(native) & finite & ~regular, rational)
 
 
 def _operands(operands: list[ArrayLike], fmt: Format) -> tuple[list[Array], np.dtype[Any]]:
@@ -142,7 +177,7 @@ def _float64_has_room_for(fmt: Format) -> bool:
     return FP64.precision - fmt.precision >= 2 and fmt.emin > -900 and fmt.emax < 900
 
 
-def _negative_zeros(operation: Operation, flat: list[Array], exact: Array) -> Array:
+def _negative_zeros(operation: Operation, flat: tuple[Array, ...], exact: Array) -> Array:
     """Exact sums that are zero have a minus here, unless all parts are +0 (IEEE 754, 6.3)."""
     *factors, last = flat
     first = factors[0] * factors[1] if operation is FMA else factors[0]
@@ -162,18 +197,17 @@ def _one(exact: Fraction, how: Rounding, zero: float, origin: events.Origin) -> 
 
 
 def _announce(
-    operands: list[Any], flat: list[Array], exact: Array, result: Array, judged: Array,
-    poles: Array, how: Rounding, origin: events.Origin,
-) -> None:  # fmt: skip
-    """Tell observers about the results that were not judged one by one, and about all operands."""
-    no_nan = ~np.logical_or.reduce([np.isnan(a) for a in flat])
-    judged = judged & ~poles
-    raised = exceptions(exact[judged], result[judged], how.fmt, how.mode, origin)
-    invalid = int(np.count_nonzero(np.isnan(exact) & no_nan))
-    invalid += raised.invalid + sum(count_signalling(x) for x in operands)
+    operands: list[Array], results: _Results, how: Rounding, origin: events.Origin
+) -> None:
+    """Tell observers about a block of results."""
+    rounded, exact, poles, announced = results
+    judged = ~announced & ~poles
+    raised = exceptions(exact[judged], rounded[judged], how.fmt, how.mode, origin)
+    no_nan = ~np.logical_or.reduce([np.isnan(a) for a in operands])
+    invalid = raised.invalid + int(np.count_nonzero(np.isnan(exact) & no_nan))
     raised = raised._replace(invalid=invalid, divide_by_zero=int(np.count_nonzero(poles)))
     events.announce(raised)
-    events.announce(events.Rounded(exact, result, how.fmt, origin))
+    events.announce(events.Rounded(exact, rounded, how.fmt, origin))
 
 
 class Binary(Protocol):
@@ -422,17 +456,13 @@ def _without_table(name: str, x: ArrayLike, how: Rounding) -> Any:
         return _operate(SQRT, [x], how)
     if name == "reciprocal":
         return _operate(replace(DIVIDE, name=name), [np.float32(1), x], how)
-    arrays, dtype = _operands([x], how.fmt)
-    values = _flat64(arrays[0])
-    exact = elementary.evaluate(name, values, anchored=how.fmt.precision <= 40)
-    result = how(exact).astype(dtype)
-    if events.observed():
-        origin = events.Origin(events.current_scope(), name, "value")
+
+    def compute(values: Array) -> _Results:
+        exact = elementary.evaluate(name, values, anchored=how.fmt.precision <= 40)
         poles = np.isinf(exact) & np.isfinite(values)
-        judged = np.ones(values.shape, bool)
-        _announce([x], [values], exact, result, judged, poles, how, origin)
-    result = result.reshape(arrays[0].shape)
-    return result[()] if result.ndim == 0 else result
+        return _Results(how(exact), exact, poles, np.zeros(exact.shape, bool))
+
+    return _in_blocks([x], how, name, compute)
 
 
 def _unary(name: str, doc: str) -> Unary:
