@@ -11,6 +11,10 @@ All take arrays of float16, float32 or float64 (or ml_dtypes types, or Python fl
 as NumPy does, and the keywords of ``round_to``: saturate, subnormals, rng, random_bits. They
 return float32, or float64 if an operand is or the format needs it, and never warn; IEEE 754's
 exceptions are counted by ``status_flags``.
+
+Most results are decided in float64, block by block. Those that float64 has no room for go one by
+one through exact fractions, some microseconds each: operands beyond 2^±250, formats of more than
+51 bits (but to nearest even fp64 is the machine's own, except for fma).
 """
 
 from __future__ import annotations
@@ -190,7 +194,7 @@ def _one(exact: Fraction, how: Rounding, zero: float, origin: events.Origin) -> 
     draw = None if how.draw is None else Fraction(int(how.draw(1)[0]), 2**32)
     result = reference.round_to(exact or zero, how.fmt, how.mode, how.saturate, draw)
     if not how.subnormals and abs(result) < how.fmt.smallest_normal:
-        result *= 0.0
+        result = result * 0.0 if how.fmt.signed_zero else 0.0
     if events.observed():
         events.announce(exceptions_of_one(exact, result, how.fmt, how.mode, origin))
     return result

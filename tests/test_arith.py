@@ -247,6 +247,21 @@ class TestAgainstFractions:
                 for f, r, t in zip(finite, result.tolist(), truth, strict=True)
             )
             assert 0 <= small - status.underflow <= 2  # between before and after
+            assert (status.divide_by_zero, status.invalid) == (0, 0)
+            if fmt != fs.FP64:  # there is no format of wider range to ask
+                TestAgainstFractions.compare_range(truth, result, fmt, mode, status)
+
+    @staticmethod
+    def compare_range(truth, result, fmt, mode, status):
+        """Overflow and underflow from the definition: what would unlimited exponents give?"""
+        further = replace(fmt, emin=-1022, emax=1023, infinities=True, nans=True)
+        unlimited = [abs(reference.round_to(t, further, mode)) for t in truth]
+        tiny = [
+            u < fmt.smallest_normal and not (math.isfinite(r) and Fraction(r) == t)
+            for u, r, t in zip(unlimited, result.tolist(), truth, strict=True)
+        ]
+        assert status.overflow == sum(u > fmt.max for u in unlimited)
+        assert status.underflow == sum(tiny)
 
     def test_sums_that_float64_cannot_hold(self):
         """What a float64 (or float32) intermediate rounds twice: the sticky bit matters."""
@@ -304,6 +319,19 @@ def test_fp16_is_that_of_numpy(x, y):
         for name in ("add", "subtract", "multiply", "divide"):
             expected = np.float32(getattr(np, name)(a, b))
             assert_same_bits(getattr(arith, name)(a, b, "fp16"), expected)
+
+
+def test_observers_hear_of_every_block(rng):
+    x = rng.standard_normal(arith.BLOCK + 7)
+    seen = []
+    with fs.events.observe(seen.append), fs.events.scope("mine"):
+        arith.multiply(x, x, "fp16")
+        arith.exp(x, "fp16")
+        arith.multiply(np.array([1e300]), 1e-300, "fp16")
+    assert {event.origin.scope for event in seen} == {"mine"}
+    rounded = [event for event in seen if isinstance(event, fs.events.Rounded)]
+    assert [event.origin.op for event in rounded] == ["multiply"] * 2 + ["exp"] * 2 + ["multiply"]
+    assert [event.before.size for event in rounded] == [arith.BLOCK, 7, arith.BLOCK, 7, 1]
 
 
 class TestStochastic:
@@ -531,6 +559,48 @@ class TestInput:
             assert np.isnan(arith.add(signalling, 1.0, "fp16")).all()
             arith.equal(signalling, 1.0)
         assert status.invalid == 6
+
+
+class TestSticky:
+    """The operations in float64, rounded to odd, against exact arithmetic rounded to odd."""
+
+    @staticmethod
+    def check(function, exact, *operands):
+        ours = function(*operands)
+        rows = zip(*(a.tolist() for a in operands), strict=True)
+        truth = [exact(*(Fraction(x) for x in row)) for row in rows]
+        expected = [reference.round_to(t, fs.FP64, "to_odd") if t else 0.0 for t in truth]
+        assert_same_bits(ours + 0.0, np.array(expected) + 0.0)  # the sign of zero is not theirs
+
+    def operands(self, rng):
+        x, y = rng.standard_normal((2, 3000)) * 2.0 ** rng.integers(-40, 40, (2, 3000))
+        k = rng.integers(1, 2**26, 500) * 2.0**-52
+        # products just beside 1: errors of 2^-104 and up
+        return np.concatenate([x, 1 + k]), np.concatenate([y, 1 - k])
+
+    def test_add_and_multiply(self, rng):
+        x, y = self.operands(rng)
+        self.check(sticky.add, operator.add, x, y)
+        self.check(sticky.add, operator.add, x, -x * (1 + 2.0**-52))
+        self.check(sticky.multiply, operator.mul, x, y)
+
+    def test_divide(self, rng):
+        x, y = self.operands(rng)
+        self.check(sticky.divide, operator.truediv, x, y)
+        self.check(sticky.divide, operator.truediv, x * y, y)  # as near to a float64 as can be
+
+    def test_sqrt(self, rng):
+        x, _ = self.operands(rng)
+        x = abs(x)
+        self.check(sticky.sqrt, lambda v: TestAgainstFractions.root(v), x)
+        self.check(sticky.sqrt, lambda v: TestAgainstFractions.root(v), x * x)
+
+    def test_fma(self, rng):
+        x, y = self.operands(rng)
+        z = rng.permutation(x) * 2.0 ** rng.integers(-120, 20, x.size)
+        self.check(sticky.fma, lambda a, b, c: a * b + c, x, y, z)
+        for nearly in (-(x * y), -(x * y) * (1 + 2.0**-52), -(x * y) * 2.0**-53):
+            self.check(sticky.fma, lambda a, b, c: a * b + c, x, y, nearly)
 
 
 @given(st.floats(allow_nan=False), st.floats(allow_nan=False))

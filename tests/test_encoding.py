@@ -85,6 +85,7 @@ def test_patterns_that_stand_for_nothing_are_refused(fields, code):
         (fs.E8M0, math.inf),
         (fs.Format(name="f", precision=3, emin=-3, emax=3, signed_zero=False), -0.0),
         (fs.Format(name="f", precision=3, emin=-3, emax=3, subnormals=False), 2.0**-4),
+        (fs.Format(name="f", precision=3, emin=-3, emax=3, subnormals=False), 2.0**-5),
     ],
 )
 def test_numbers_that_a_format_lacks_are_refused(fmt, value):
@@ -97,6 +98,10 @@ def test_shapes_and_scalars():
     assert fs.decode(np.zeros((0, 3), np.uint16), "fp16").shape == (0, 3)
     assert fs.encode(np.zeros((0, 3)), "fp16").shape == (0, 3)
     assert isinstance(fs.encode(1.0, "fp16"), np.uint16)
+    assert isinstance(fs.decode(0x3C00, "fp16"), np.float32)
+    assert isinstance(fs.decode(np.array([0x3C00], np.uint16), "fp16"), np.ndarray)
+    nine_bits = fs.Format(name="nine", precision=4, emin=-14, emax=15)
+    assert fs.encode(1.0, nine_bits).dtype == np.uint16
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ true result is, and lies on the same side of all of them: rounding it to such a 
 mode, gives the true result correctly rounded. Source: Boldo and Melquiond, "Emulation of FMA and
 correctly rounded sums: proved algorithms using rounding to odd", IEEE TC 57 (2008), theorem 1.
 
-Each function computes the nearest float64 and the sign of the exact error, by the error-free
-transformations of Dekker (1971) and Knuth (TAOCP 2, 4.2.2), as in Muller et al., *Handbook of
-Floating-Point Arithmetic*, 2nd ed., chapter 4. They need room in the exponents: see ``has_room``.
+For finite operands only. Each function computes the nearest float64 and the sign of the error, by
+the error-free transformations of Dekker (1971) and Knuth (TAOCP 2, 4.2.2), as in Muller et al.,
+*Handbook of Floating-Point Arithmetic*, 2nd ed., chapter 4. They need room in the exponents: see
+``has_room``.
 """
 
 from __future__ import annotations
@@ -105,7 +106,4 @@ def fma(x: Array, y: Array, z: Array) -> Array:
     partial, rest = two_sum(z, low)
     total, carry = two_sum(product, partial)
     # total + carry + rest, and |carry + rest| is at most about an ulp of total.
-    exact = add(total, add(carry, rest))
-    # With an infinite or NaN operand the error terms are NaN.
-    result: Array = np.where(np.isfinite(product + z), exact, product + z)
-    return result
+    return add(total, add(carry, rest))
