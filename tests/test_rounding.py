@@ -422,7 +422,12 @@ class TestModes:
 
 class TestStochastic:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-    @pytest.mark.parametrize("fmt", [fs.FP16, fs.BF16, fs.E5M2, fs.FP64.with_range_of(fs.FP16)])
+    @pytest.mark.parametrize(
+        "fmt",
+        [fs.FP16, fs.BF16, fs.E5M2, fs.FP64.with_range_of(fs.FP16)]
+        + [fs.Format(name=f"p{p}", precision=p, emin=-14, emax=15) for p in (20, 21, 22)],
+        ids=repr,
+    )
     @pytest.mark.parametrize("random_bits", [1, 7, 32])
     def test_against_exact_arithmetic_with_the_same_draws(self, dtype, fmt, random_bits, rng):
         if dtype is np.float32 and fmt.precision > 24:
@@ -562,9 +567,24 @@ class TestInput:
         words = np.array([s | 0x7F800000 | p for p in payloads for s in (0, 1 << 31)], np.uint32)
         doubles = np.array([0x7FF0000000000001, 0xFFFFFFFFFFFFFFFF, 0x7FF8 << 48], np.uint64)
         arguments = {"rng": 0} if mode == "stochastic" else {}
-        for x in (words.view(np.float32), doubles.view(np.float64)):
+        for x, quiet in ((words.view(np.float32), 1 << 22), (doubles.view(np.float64), 1 << 51)):
             for saturate in (False, True):
-                assert np.isnan(fs.round_to(x, fmt, mode, saturate=saturate, **arguments)).all()
+                result = fs.round_to(x, fmt, mode, saturate=saturate, **arguments)
+                assert np.isnan(result).all()
+                if fmt is not fs.FP32:  # which changes nothing in a float32 array
+                    assert (result.view(f"u{x.itemsize}") & quiet).all()
+
+    @pytest.mark.parametrize("dtype", [">f2", "<f2", ">f4", "<f4", ">f8", "<f8"])
+    def test_signalling_nans_are_counted(self, dtype):
+        dtype = np.dtype(dtype)
+        top = {2: 0x7C00, 4: 0x7F800000, 8: 0x7FF0000000000000}[dtype.itemsize]
+        quiet = {2: 1 << 9, 4: 1 << 22, 8: 1 << 51}[dtype.itemsize]
+        codes = np.array([top | 1, top | quiet >> 1, top | quiet, top | quiet | 1, top, 1])
+        x = codes.astype(f"{dtype.byteorder}u{dtype.itemsize}").view(dtype)
+        with fs.status_flags() as status:
+            fs.round_to(x, "e5m2", saturate=True)
+        assert status.invalid == 2
+        assert status.divide_by_zero == 0
 
     def test_empty_arrays(self):
         for shape in ((0,), (3, 0)):

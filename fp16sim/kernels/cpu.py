@@ -173,8 +173,8 @@ def _by_bits(
         small = np.flatnonzero(magnitude < smallest_normal)
         drawn = None if drawn is None else drawn[small]
         rounded[small] = _dissected(magnitude[small], signs[small], plan, mode, carrier, drawn)
-    if magnitude.max() > plan.largest or rounded.max() > plan.largest:
-        over = np.flatnonzero((rounded > plan.largest) | (magnitude >= carrier.exponent_mask))
+    if rounded.max() > plan.largest:  # infinities and NaNs are among them
+        over = np.flatnonzero(rounded > plan.largest)
         before, sign = magnitude[over], signs[over]
         beyond = np.where(sign == 0, plan.beyond_positive, plan.beyond_negative)
         beyond = np.where(before == carrier.exponent_mask, plan.infinite, beyond)
