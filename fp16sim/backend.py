@@ -42,7 +42,12 @@ def carrier_of(fmt: Format) -> np.dtype[Any]:
 
 
 def generator(rng: RandomLike) -> np.random.Generator:
-    """A random generator from a seed, or the given one. Raises TypeError otherwise."""
-    if isinstance(rng, bool) or not isinstance(rng, int | np.random.Generator | None):
+    """A random generator from a seed, or the given one.
+
+    Raises TypeError for other types, ValueError for negative seeds.
+    """
+    if isinstance(rng, bool) or not isinstance(rng, int | np.integer | np.random.Generator | None):
         raise TypeError(f"rng must be an integer seed, a np.random.Generator or None, got {rng!r}")
+    if isinstance(rng, int | np.integer) and rng < 0:
+        raise ValueError(f"rng={rng} is not allowed; a seed must be at least 0")
     return np.random.default_rng(rng)

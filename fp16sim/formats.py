@@ -31,8 +31,8 @@ class Format:
     emax: int
     #: whether the largest exponent code is set aside for infinities and NaNs, as IEEE 754 does
     infinities: bool = True
-    #: whether there is a NaN; without infinities it takes only the topmost code (OCP E4M3), or the
-    #: code that minus zero does not need
+    #: whether there is a NaN; without infinities it costs the largest number (OCP E4M3), or takes
+    #: the code that minus zero does not need
     nans: bool = True
     #: whether there are numbers between zero and the smallest normal one
     subnormals: bool = True
@@ -58,11 +58,17 @@ class Format:
             )
         if self.infinities and not self.nans:
             raise ValueError("a format with infinities needs NaN (inf - inf): nans must be True")
+        for field in ("infinities", "nans", "subnormals", "signed_zero", "signed"):
+            if not isinstance(getattr(self, field), bool):
+                raise TypeError(f"{field} must be True or False, got {getattr(self, field)!r}")
         if not self.signed and (self.subnormals or self.signed_zero):
             raise ValueError(
                 "a format with signed=False has no zero: "
                 "subnormals and signed_zero must be False as well"
             )
+
+        if self.bits == 0:
+            raise ValueError("a format needs more than one number")
 
     @property
     def nan_is_minus_zero(self) -> bool:

@@ -114,6 +114,9 @@ class Rounding:
             )
         random_bits = 32 if random_bits is None else random_bits
         random_bits = integer("random_bits", random_bits, at_least=1, at_most=32)
+        for name, switch in (("saturate", saturate), ("subnormals", subnormals)):
+            if not isinstance(switch, bool | np.bool_):
+                raise TypeError(f"{name} must be True or False, got {switch!r}")
         draw = _draw(rng, random_bits) if mode == "stochastic" else None
         return cls(fmt, mode, bool(saturate), bool(subnormals), draw)
 
@@ -193,7 +196,8 @@ def decode(bits: ArrayLike, fmt: FormatLike) -> Any:
     """
     fmt = format_of(fmt)
     codes = np.asarray(bits)
-    python_integers = not isinstance(bits, np.ndarray | np.generic) and codes.dtype.kind == "i"
+    plain = not isinstance(bits, np.ndarray | np.generic)
+    python_integers = plain and (codes.dtype.kind == "i" or codes.size == 0)
     if codes.dtype.kind != "u" and not python_integers:
         raise TypeError(f"bits has dtype {codes.dtype}; allowed are unsigned integers")
     if codes.size and (codes.min() < 0 or codes.max() >> fmt.bits):
@@ -309,8 +313,8 @@ def _is_small_float(dtype: np.dtype[Any]) -> bool:
 
 
 def _holds_all(fmt: Format, dtype: np.dtype[Any]) -> bool:
-    """Whether every value that ``dtype`` can hold is a number of ``fmt``."""
-    return fmt.contains(carrier_for(dtype).fmt)
+    """Whether every value that ``dtype`` can hold is a number of ``fmt``, infinities included."""
+    return fmt.contains(carrier_for(dtype).fmt) and fmt.infinities
 
 
 def _draw(rng: RandomLike, random_bits: int) -> Draw:

@@ -113,13 +113,15 @@ class Border:
 
     def passed_by(self, magnitude: Any) -> Any:
         """Whether a magnitude, a Fraction or an array of floats, is beyond."""
-        at: Fraction | float = self.at
-        if not isinstance(magnitude, Fraction):
-            try:
-                at = float(at)
-            except OverflowError:
-                at = float("inf")
-        return magnitude > at if self.exclusive else magnitude >= at
+        if isinstance(magnitude, Fraction):
+            return magnitude > self.at if self.exclusive else magnitude >= self.at
+        try:
+            at = float(self.at)
+        except OverflowError:
+            at = float("inf")
+        # Where float64 does not have the border, its neighbours on both sides tell as well.
+        exclusive = self.exclusive if at == self.at else at < self.at
+        return magnitude > at if exclusive else magnitude >= at
 
 
 def exceptions(
@@ -133,6 +135,10 @@ def exceptions(
     with np.errstate(all="ignore"):
         finite = xp.isfinite(exact)
         magnitude = xp.where(finite, xp.abs(exact), 0).astype(np.float64)
+        invalid = xp.isnan(result) & xp.isinf(exact)
+        if not fmt.signed:  # zero and negative numbers have no rounding
+            invalid |= xp.isnan(result) & (exact <= 0)
+        finite &= ~invalid
         inexact = finite & (exact != result)
         tiny = (magnitude < 2.0**fmt.emin) & inexact
         overflow, normal = xp.zeros_like(finite), xp.zeros_like(finite)
@@ -151,7 +157,7 @@ def exceptions(
         underflow_before=count(tiny),
         overflow=count(overflow),
         divide_by_zero=0,
-        invalid=count(xp.isinf(exact) & xp.isnan(result)),
+        invalid=count(invalid),
         origin=origin,
     )
 

@@ -402,6 +402,82 @@ class TestSpecials:
         assert math.isnan(arith.multiply(300.0, 300.0, "e4m3"))
 
 
+class TestFoundByReview:
+    """Each of these was wrong once."""
+
+    def test_fma_of_operands_whose_product_overflows(self):
+        inf, huge = math.inf, 1e200
+        with fs.status_flags() as status:
+            for fmt in ("fp16", "fp64"):
+                assert arith.fma(huge, huge, -inf, fmt) == -inf
+                assert arith.fma(0.0, 1e308, 0.0, fmt) == 0
+                assert arith.fma(0.0, 1e308, 1.0, fmt) == 1
+                assert arith.fma(2.0**1000, 2.0**10, -(2.0**1010), fmt) == 0
+                exact_zero = arith.fma(1e308, 1.0, -1e308, fmt, "toward_negative")
+                assert math.copysign(1, exact_zero) == -1
+        assert (status.invalid, status.inexact) == (0, 0)
+        with fs.status_flags() as status:
+            assert math.isnan(arith.fma(inf, 1.0, -inf, "fp16"))
+        assert status.invalid == 1
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_rint_without_subnormals(self, mode, rng):
+        """Against a search: the integers that are numbers of the format, and the mode's choice."""
+        for precision, emin, emax in ((4, 2, 6), (10, 2, 5), (4, 0, 2), (3, -2, 4), (2, 3, 5)):
+            for subnormals in (False, True):
+                fmt = fs.Format(
+                    name="f", precision=precision, emin=emin, emax=emax, subnormals=subnormals
+                )
+                integers = np.array([v for v in fmt if math.isfinite(v) and v == int(v)])
+                top = integers[-1]
+                for x in rng.uniform(-top, top, 40):
+                    below, above = integers[integers <= x][-1], integers[integers >= x][0]
+                    result = arith.rint(x, fmt, mode)
+                    assert result in (below, above)
+                    match mode:
+                        case "toward_negative":
+                            assert result == below
+                        case "toward_positive":
+                            assert result == above
+                        case "ties_to_even" | "ties_to_away":
+                            assert abs(result - x) == min(x - below, above - x)
+                    if not subnormals:
+                        continue
+                    flushed = arith.rint(x, fmt, mode, subnormals=False)
+                    assert flushed == (0 if abs(result) < fmt.smallest_normal else result)
+
+    def test_functions_beyond_the_range_of_float64(self):
+        with fs.status_flags() as status:
+            assert arith.exp(1000.0, "fp64") == arith.exp2(1024.0, "fp64") == math.inf
+            assert arith.exp(1000.0, "fp64", "toward_zero") == fs.FP64.max
+            assert arith.expm1(800.0, "fp64", "toward_negative") == fs.FP64.max
+        assert (status.overflow, status.inexact, status.divide_by_zero) == (4, 4, 0)
+        with fs.status_flags() as status:
+            assert arith.exp(-1000.0, "fp64") == arith.sigmoid(-1000.0, "fp64") == 0
+            assert arith.exp(-1000.0, "fp64", "toward_positive") == 5e-324
+            assert arith.gelu(-50.0, "fp64", "toward_negative") == -5e-324
+            assert math.copysign(1, arith.silu(-1000.0, "fp64")) == -1
+        assert (status.underflow, status.inexact, status.invalid) == (5, 5, 0)
+        with fs.status_flags() as status:
+            arith.log(0.0, "fp64"), arith.exp(-math.inf, "fp64"), arith.silu(0.0, "fp64")
+        assert (status.divide_by_zero, status.underflow) == (1, 0)
+
+    def test_the_largest_number_does_not_overflow(self):
+        fmt = fs.Format(name="m", precision=53, emin=-10, emax=10, infinities=False)
+        for mode in MODES:
+            with fs.status_flags() as status:
+                fs.round_to(fmt.max, fmt, mode)
+            assert status.raised == ()
+
+    def test_what_e8m0_has_no_rounding_of_is_invalid(self):
+        with fs.status_flags() as status:
+            fs.round_to([0.0, -1.0, 1.0, 1.5, math.nan], "e8m0")
+        assert (status.invalid, status.inexact, status.underflow) == (2, 1, 0)
+
+    def test_precision_1(self):
+        assert arith.add(1.0, 2.0, "e8m0") == 4
+
+
 class TestRint:
     @pytest.mark.parametrize("fmt", [*ORACLE_DTYPES, fs.FP32, fs.FP64], ids=repr)
     @pytest.mark.parametrize("mode", MODES)

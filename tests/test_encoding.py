@@ -100,6 +100,7 @@ def test_shapes_and_scalars():
     assert isinstance(fs.encode(1.0, "fp16"), np.uint16)
     assert isinstance(fs.decode(0x3C00, "fp16"), np.float32)
     assert isinstance(fs.decode(np.array([0x3C00], np.uint16), "fp16"), np.ndarray)
+    assert fs.decode([], "fp16").shape == (0,)
     nine_bits = fs.Format(name="nine", precision=4, emin=-14, emax=15)
     assert fs.encode(1.0, nine_bits).dtype == np.uint16
 

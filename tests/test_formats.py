@@ -63,6 +63,7 @@ def test_formats_are_values():
         ({"emax": 2000}, "emax=2000"),
         ({"name": ""}, "name must be a non-empty string"),
         ({"nans": False}, "nans must be True"),
+        ({"nans": "no"}, "nans must be True or False, got 'no'"),
     ],
 )
 def test_impossible_formats_are_refused(fields, message):
@@ -115,6 +116,12 @@ def test_containment_is_that_of_the_sets(rng):
             answers.add(first.contains(second))
             assert first.contains(second) == (others <= numbers), (vars(first), vars(second))
     assert answers == {True, False}
+
+
+def test_a_format_of_one_number_is_refused():
+    lacks = dict.fromkeys(("infinities", "nans", "subnormals", "signed_zero", "signed"), False)
+    with pytest.raises(ValueError, match="more than one number"):
+        fs.Format(name="one", precision=1, emin=0, emax=0, **lacks)
 
 
 @pytest.mark.parametrize(

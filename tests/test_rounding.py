@@ -1,6 +1,7 @@
 """round_to against exact rational arithmetic, NumPy, ml_dtypes, and the laws of rounding."""
 
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 
 import ml_dtypes
@@ -307,6 +308,29 @@ class TestUnusualFormats:
         assert_same_bits(flushed, np.copysign(0.0, x))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mode", [*reference.GOES_UP])
+@pytest.mark.parametrize("signed", [True, False])
+def test_precision_1(mode, signed, dtype):
+    """The kept bit is the implicit one: always odd. Ties, and what is around them, everywhere."""
+    fields = {} if signed else {"subnormals": False, "signed_zero": False, "signed": False}
+    fmt = fs.Format(name="p", precision=1, emin=-100, emax=100, infinities=False, **fields)
+    powers = 2.0 ** np.arange(-103, 103)
+    x = neighbourhood(np.concatenate([powers, 1.25 * powers, 1.5 * powers]).astype(dtype))
+    x = np.concatenate([x, -x])
+    expected = [reference.round_to(v, fmt, mode) for v in x.tolist()]
+    assert_same_bits(fs.round_to(x, fmt, mode), np.array(expected, dtype))
+
+
+def test_a_format_with_all_bits_but_without_infinities():
+    for fields in ({"nans": False}, {}):
+        for dtype, fmt in ((np.float32, fs.FP32), (np.float64, fs.FP64)):
+            bounded = replace(fmt, name="b", infinities=False, **fields)
+            result = fs.round_to(np.array([np.inf, -np.inf, 1.0], dtype), bounded)
+            expected = [reference.round_to(v, bounded) for v in (np.inf, -np.inf, 1.0)]
+            assert_same_bits(result, np.array(expected, dtype))
+
+
 #: ml_dtypes that fp16sim has no names for, as formats
 OTHER_ML_DTYPES = {
     "float8_e4m3": {"precision": 4, "emin": -6, "emax": 7},
@@ -483,6 +507,9 @@ class TestStochastic:
             ({"mode": "stochastic"}, ValueError, "rng=None is not allowed for mode='stochastic'"),
             ({"mode": "stochastic", "rng": "0"}, TypeError, "rng must be"),
             ({"mode": "stochastic", "rng": 0, "random_bits": 33}, ValueError, "from 1 to 32"),
+            ({"mode": "stochastic", "rng": -1}, ValueError, "rng=-1 is not allowed"),
+            ({"saturate": "no"}, TypeError, "saturate must be True or False, got 'no'"),
+            ({"subnormals": 1}, TypeError, "subnormals must be True or False, got 1"),
             ({"rng": 0}, ValueError, "for mode='stochastic' only, not for 'ties_to_even'"),
             ({"random_bits": 3}, ValueError, "for mode='stochastic' only"),
         ],

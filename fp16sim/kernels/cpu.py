@@ -27,6 +27,8 @@ import numpy as np
 from fp16sim.backend import Array, Draw
 from fp16sim.formats import Format
 from fp16sim.kernels.layout import (
+    FLOAT32,
+    FLOAT64,
     Carrier,
     Plan,
     carrier_for,
@@ -38,6 +40,9 @@ from fp16sim.kernels.layout import (
 # Values a block. Measured: a block that fits the L3 cache is better than one that fits the L2
 # cache, since the calls cost more than the cache misses.
 BLOCK = 2**18
+
+
+FIRST_EXPONENT_BIT = {c.words: c.words(1) << c.words(c.fraction_bits) for c in (FLOAT32, FLOAT64)}
 
 
 def round_array(
@@ -144,7 +149,9 @@ def _same_exponents(
     one = carrier.words(1)
     unit = one << plan.dropped
     largest = values.max()
-    nan = np.isnan(values) if largest != largest else None  # the carry would destroy NaNs
+    nan = (
+        np.flatnonzero(values != values) if largest != largest else None
+    )  # the carry destroys them
     np.right_shift(words, plan.dropped, out=work)
     np.bitwise_and(work, one, out=work)
     np.add(work, (unit >> one) - one, out=work)
@@ -154,7 +161,7 @@ def _same_exponents(
         largest = plan.largest.view(carrier.floats)
         result.clip(-largest, largest, out=result)
     if nan is not None:
-        np.copyto(result, carrier.floats(np.nan), where=nan)
+        rounded[nan] = words[nan] | one << carrier.words(carrier.fraction_bits - 1)  # made quiet
 
 
 def _by_bits(
@@ -193,6 +200,9 @@ def _add_for_mode(
 ) -> None:  # fmt: skip
     """What makes the carry go into ``unit`` where the mode goes up, added to the magnitudes."""
     one = type(unit)(1)
+    if unit == FIRST_EXPONENT_BIT[type(unit)]:
+        # Precision 1: what is kept is the implicit one, always odd, and the unit's bit is not it.
+        mode = {"ties_to_even": "ties_to_away", "to_odd": "toward_zero"}.get(mode, mode)
     if unit == one or mode == "toward_zero":
         np.copyto(out, magnitude)
         return

@@ -55,6 +55,19 @@ def evaluate(name: str, x: Array, anchored: bool = True) -> Array:
 POSITIVE: Anchors = [(0.0, 1.0), (np.inf, -1.0)]
 
 
+def out_of_range(name: str, x: Array) -> Array:
+    """Where float64 makes zero or infinity of a result that is neither."""
+    with np.errstate(all="ignore"):
+        value = FUNCTIONS[name](x)[0]
+    lost = np.zeros(x.shape, bool)
+    if name in NEVER_ZERO or name in GATED:
+        lost |= (value == 0) & ((x != 0) | (name in NEVER_ZERO))
+    if name in BOUNDLESS:
+        lost |= np.isinf(value)
+    lost &= np.isfinite(x)
+    return lost
+
+
 def _exp(x: Array) -> tuple[Array, Anchors]:
     return np.exp(x), [(1.0, np.sign(x)), *POSITIVE]
 
@@ -141,6 +154,13 @@ def _elementwise(function: Callable[[float], float], x: Array) -> Array:
     """A function of the C library that NumPy lacks, one number after the other."""
     return np.fromiter(map(function, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
 
+
+#: functions that are infinite for no finite x, whatever float64 says
+BOUNDLESS = ("exp", "exp2", "expm1")
+#: functions that are zero for no finite x
+NEVER_ZERO = ("exp", "exp2", "sigmoid", "softplus")
+#: functions that are zero at zero only, and approach it from below
+GATED = ("silu", "gelu", "gelu_tanh")
 
 FUNCTIONS: dict[str, Function] = {
     "exp": _exp,
