@@ -322,6 +322,17 @@ def test_precision_1(mode, signed, dtype):
     assert_same_bits(fs.round_to(x, fmt, mode), np.array(expected, dtype))
 
 
+@pytest.mark.parametrize("mode", [*reference.GOES_UP])
+@pytest.mark.parametrize(("dtype", "emin", "emax"), [("f4", -126, 127), ("f8", -1022, 1023)])
+@pytest.mark.parametrize("precision", [8, 23])
+def test_no_subnormals_where_the_carrier_has_its_own(mode, dtype, emin, emax, precision, rng):
+    fmt = fs.Format(name="f", precision=precision, emin=emin, emax=emax, subnormals=False)
+    x = np.concatenate([rng.uniform(-2, 2, 200), [0.5, -0.5, 0.75, 2.0**-20, 0.0, -0.0, 1.0]])
+    x = (x * fmt.smallest_normal).astype(dtype)
+    expected = [reference.round_to(v, fmt, mode) for v in x.tolist()]
+    assert_same_bits(fs.round_to(x, fmt, mode), np.array(expected, dtype))
+
+
 def test_a_format_with_all_bits_but_without_infinities():
     for fields in ({"nans": False}, {}):
         for dtype, fmt in ((np.float32, fs.FP32), (np.float64, fs.FP64)):
