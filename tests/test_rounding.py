@@ -333,6 +333,18 @@ def test_no_subnormals_where_the_carrier_has_its_own(mode, dtype, emin, emax, pr
     assert_same_bits(fs.round_to(x, fmt, mode), np.array(expected, dtype))
 
 
+@pytest.mark.parametrize("specials", SPECIALS)
+@pytest.mark.parametrize("emax", [-1, -5, -100])
+@pytest.mark.parametrize("saturate", [False, True])
+def test_formats_of_small_numbers_only(specials, emax, saturate, rng):
+    fmt = fs.Format(name="f", precision=4, emin=emax - 8, emax=emax, **specials)
+    x = rng.standard_normal(500) * 2.0 ** (emax - rng.integers(-2, 14, 500))
+    for dtype in (np.float32, np.float64):
+        values = np.concatenate([x, [0.0, -0.0, fmt.max, np.inf, np.nan]]).astype(dtype)
+        expected = [reference.round_to(v, fmt, saturate=saturate) for v in values.tolist()]
+        assert_same_bits(fs.round_to(values, fmt, saturate=saturate), np.array(expected, dtype))
+
+
 def test_a_format_with_all_bits_but_without_infinities():
     for fields in ({"nans": False}, {}):
         for dtype, fmt in ((np.float32, fs.FP32), (np.float64, fs.FP64)):
