@@ -477,6 +477,17 @@ class TestFoundByReview:
     def test_precision_1(self):
         assert arith.add(1.0, 2.0, "e8m0") == 4
 
+    def test_fma_in_fp64_rounds_once(self):
+        x, y, z = 13.0, 922240883399393.0, 1.0
+        assert x * y + z == 1.1989131484192108e16
+        assert arith.fma(x, y, z, "fp64") == 1.198913148419211e16
+
+    def test_one_bit_too_many_for_the_table(self):
+        """Operands with 12 bits are between fp16's entries."""
+        x = np.arange(2049, 4096, 2, dtype=np.float32) * np.float32(2.0**-9)
+        single, double = (arith.exp(x.astype(kind), "fp16") for kind in (np.float32, np.float64))
+        assert_same_bits(single.astype(np.float64), double)
+
 
 class TestRint:
     @pytest.mark.parametrize("fmt", [*ORACLE_DTYPES, fs.FP32, fs.FP64], ids=repr)
