@@ -263,6 +263,23 @@ class TestAgainstFractions:
         assert status.overflow == sum(u > fmt.max for u in unlimited)
         assert status.underflow == sum(tiny)
 
+    @pytest.mark.parametrize("mode", MODES)
+    def test_at_the_borders_of_a_format_of_52_bits(self, mode):
+        """Where overflow begins and tininess ends; float64 cannot hold what decides."""
+        quarters = np.array([1, 2, 3, 4, 5])
+        for largest, part in ((LONG.max, 2.0**247), (LONG.smallest_normal, -(2.0**-354))):
+            for sign in (1, -1):
+                x, y = np.full(5, sign * largest), sign * quarters * part
+                truth = [Fraction(a) + Fraction(b) for a, b in zip(x, y, strict=True)]
+                for i in range(5):
+                    with fs.status_flags() as status:
+                        result = arith.add(x[i : i + 1], y[i : i + 1], LONG, mode)
+                    self.compare_range(truth[i : i + 1], result, LONG, mode, status)
+                    with fs.status_flags("before") as status:
+                        arith.add(x[i : i + 1], y[i : i + 1], LONG, mode)
+                    tiny = abs(truth[i]) < Fraction(2) ** LONG.emin
+                    assert status.underflow == (tiny and status.inexact)
+
     def test_sums_that_float64_cannot_hold(self):
         """What a float64 (or float32) intermediate rounds twice: the sticky bit matters."""
         tie = 1 + 2.0**-11

@@ -632,7 +632,8 @@ class TestInput:
         dtype = np.dtype(dtype)
         top = {2: 0x7C00, 4: 0x7F800000, 8: 0x7FF0000000000000}[dtype.itemsize]
         quiet = {2: 1 << 9, 4: 1 << 22, 8: 1 << 51}[dtype.itemsize]
-        codes = np.array([top | 1, top | quiet >> 1, top | quiet, top | quiet | 1, top, 1])
+        more = [top | quiet, top | quiet | 1, top | quiet | 2, top, 1]
+        codes = np.array([top | 1, top | quiet >> 1, *more])
         x = codes.astype(f"{dtype.byteorder}u{dtype.itemsize}").view(dtype)
         with fs.status_flags() as status:
             fs.round_to(x, "e5m2", saturate=True)
