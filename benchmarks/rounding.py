@@ -124,7 +124,7 @@ def stochastic_contenders(x: np.ndarray) -> dict[str, object]:
 
     def ours(executor):
         def run():
-            how = Rounding.of("fp16", "stochastic", False, True, generator, None)
+            how = Rounding.of("fp16", "stochastic", rng=generator)
             executor.round_array(x, out, fs.FP16, "stochastic", draw=how.draw)
             return out
 

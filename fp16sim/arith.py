@@ -29,17 +29,17 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from math import isqrt
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fp16sim import events
 from fp16sim.arguments import one_of
-from fp16sim.backend import Array, RandomLike, carrier_of, namespace_of
+from fp16sim.backend import Array, carrier_of, namespace_of
 from fp16sim.formats import FP32, FP64, Format, FormatLike
 from fp16sim.kernels import elementary, reference, sticky
-from fp16sim.rounding import Rounding, count_signalling, float_array
+from fp16sim.rounding import Rounding, Switches, count_signalling, float_array
 from fp16sim.status import exceptions, exceptions_of_one
 
 # Values a block: more would fill the caches with intermediate results, fewer cost calls.
@@ -251,11 +251,7 @@ class Binary(Protocol):
         y: ArrayLike,
         fmt: FormatLike,
         mode: str = "ties_to_even",
-        *,
-        saturate: bool = False,
-        subnormals: bool = True,
-        rng: RandomLike = None,
-        random_bits: int | None = None,
+        **switches: Unpack[Switches],
     ) -> Any: ...
 
 
@@ -265,13 +261,9 @@ def _binary(operation: Operation, doc: str) -> Binary:
         y: ArrayLike,
         fmt: FormatLike,
         mode: str = "ties_to_even",
-        *,
-        saturate: bool = False,
-        subnormals: bool = True,
-        rng: RandomLike = None,
-        random_bits: int | None = None,
+        **switches: Unpack[Switches],
     ) -> Any:
-        how = Rounding.of(fmt, mode, saturate, subnormals, rng, random_bits)
+        how = Rounding.of(fmt, mode, **switches)
         return _operate(operation, [x, y], how)
 
     function.__name__ = function.__qualname__ = operation.name
@@ -299,14 +291,10 @@ def fma(
     z: ArrayLike,
     fmt: FormatLike,
     mode: str = "ties_to_even",
-    *,
-    saturate: bool = False,
-    subnormals: bool = True,
-    rng: RandomLike = None,
-    random_bits: int | None = None,
+    **switches: Unpack[Switches],
 ) -> Any:
     """x y + z, rounded once: the product is not."""
-    how = Rounding.of(fmt, mode, saturate, subnormals, rng, random_bits)
+    how = Rounding.of(fmt, mode, **switches)
     return _operate(FMA, [x, y, z], how)
 
 
@@ -314,17 +302,13 @@ def rint(
     x: ArrayLike,
     fmt: FormatLike,
     mode: str = "ties_to_even",
-    *,
-    saturate: bool = False,
-    subnormals: bool = True,
-    rng: RandomLike = None,
-    random_bits: int | None = None,
+    **switches: Unpack[Switches],
 ) -> Any:
     """To an integer that is a number of the format, by the mode, in one rounding.
 
     Signals inexact, as C's rint does (IEEE 754's roundToIntegralExact).
     """
-    how = Rounding.of(fmt, mode, saturate, subnormals, rng, random_bits)
+    how = Rounding.of(fmt, mode, **switches)
     fmt = how.fmt
     if not fmt.signed and fmt.precision > 1:
         raise ValueError(f"fmt={fmt} has no zero, so that not every number has a nearest integer")
@@ -415,11 +399,7 @@ class Unary(Protocol):
         x: ArrayLike,
         fmt: FormatLike,
         mode: str = "ties_to_even",
-        *,
-        saturate: bool = False,
-        subnormals: bool = True,
-        rng: RandomLike = None,
-        random_bits: int | None = None,
+        **switches: Unpack[Switches],
     ) -> Any: ...
 
 
@@ -522,13 +502,9 @@ def _unary(name: str, doc: str) -> Unary:
         x: ArrayLike,
         fmt: FormatLike,
         mode: str = "ties_to_even",
-        *,
-        saturate: bool = False,
-        subnormals: bool = True,
-        rng: RandomLike = None,
-        random_bits: int | None = None,
+        **switches: Unpack[Switches],
     ) -> Any:
-        return _apply(name, x, Rounding.of(fmt, mode, saturate, subnormals, rng, random_bits))
+        return _apply(name, x, Rounding.of(fmt, mode, **switches))
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
@@ -559,10 +535,7 @@ def gelu(
     mode: str = "ties_to_even",
     *,
     approximate: str = "none",
-    saturate: bool = False,
-    subnormals: bool = True,
-    rng: RandomLike = None,
-    random_bits: int | None = None,
+    **switches: Unpack[Switches],
 ) -> Any:
     """x Φ(x), with the normal distribution's Φ(x) = (1 + erf(x/√2)) / 2; of -infinity, -0.
 
@@ -571,4 +544,4 @@ def gelu(
     """
     one_of("approximate", approximate, ("none", "tanh"))
     name = "gelu" if approximate == "none" else "gelu_tanh"
-    return _apply(name, x, Rounding.of(fmt, mode, saturate, subnormals, rng, random_bits))
+    return _apply(name, x, Rounding.of(fmt, mode, **switches))

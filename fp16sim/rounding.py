@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -62,7 +62,9 @@ def round_to(
     Raises ValueError for an unknown format or mode or one that does not fit the dtype, TypeError
     for other dtypes: integers (use ``.astype``), booleans, complex, objects, strings.
     """
-    how = Rounding.of(fmt, mode, saturate, subnormals, rng, random_bits)
+    how = Rounding.of(
+        fmt, mode, saturate=saturate, subnormals=subnormals, rng=rng, random_bits=random_bits
+    )
     values, _ = float_array(x, "x", gpu=True)
     carrier = carrier_for(values.dtype).fmt
     may_saturate = how.saturate or not how.fmt.infinities
@@ -81,6 +83,15 @@ def round_to(
     return result[()] if result.ndim == 0 else result
 
 
+class Switches(TypedDict, total=False):
+    """The keywords of ``round_to``, for functions that hand them on."""
+
+    saturate: bool
+    subnormals: bool
+    rng: RandomLike
+    random_bits: int | None
+
+
 @dataclass(frozen=True)
 class Rounding:
     """How to round: format, mode and switches, checked. Called with an array, it rounds it."""
@@ -96,10 +107,11 @@ class Rounding:
         cls,
         fmt: FormatLike,
         mode: str,
-        saturate: bool,
-        subnormals: bool,
-        rng: RandomLike,
-        random_bits: int | None,
+        *,
+        saturate: bool = False,
+        subnormals: bool = True,
+        rng: RandomLike = None,
+        random_bits: int | None = None,
     ) -> Rounding:
         """From the arguments of ``round_to``, and with its errors."""
         fmt = format_of(fmt)
