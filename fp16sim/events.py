@@ -90,6 +90,16 @@ def observe(observer: Observer) -> Iterator[None]:
         _observers.reset(token)
 
 
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Nobody hears of what happens inside the block: steps of what is announced as a whole."""
+    token = _observers.set(())
+    try:
+        yield
+    finally:
+        _observers.reset(token)
+
+
 def current_scope() -> str:
     """The path of the scopes entered and not left, joined by dots."""
     return _scope.get()

@@ -130,3 +130,13 @@ def test_shapes_and_scalars():
 def test_bad_input_is_named(action, error, message):
     with pytest.raises(error, match=message):
         action()
+
+
+@pytest.mark.parametrize("fmt", ["fp16", "fp32", "fp64"])
+def test_one_number_gives_one_number(fmt):
+    code = fs.encode(1.5, fmt)
+    assert isinstance(code, np.unsignedinteger)
+    assert isinstance(fs.decode(code, fmt), np.floating)
+    assert fs.decode(code, fmt) == 1.5
+    assert isinstance(fs.encode([1.5], fmt), np.ndarray)
+    assert isinstance(fs.decode(np.array([code]), fmt), np.ndarray)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fp16sim as fs
-from fp16sim import rounding
+from fp16sim import events, rounding
 from fp16sim.kernels import cpu, reference
 
 ALL_FP16 = np.arange(65536, dtype=np.uint16).view(np.float16)
@@ -695,3 +695,29 @@ class TestInput:
                 fs.round_to(np.float32([1e38, -1e38, 1e-44, np.inf, np.nan]), fmt)
                 fs.round_to(np.float64([1e308, 5e-324, np.nan]), fmt)
             assert np.geterr() == state
+
+
+def test_what_is_announced_says_what_was_rounded_to_what_and_where():
+    heard = []
+    x = np.float32([1 + 2**-11, 3.0])
+    with events.observe(heard.append), events.scope("here"):
+        result = fs.round_to(x, "fp16")
+    rounded = [event for event in heard if isinstance(event, events.Rounded)]
+    assert len(rounded) == 1
+    assert_same_bits(rounded[0].before, x)
+    assert_same_bits(rounded[0].after, result)
+    assert rounded[0].fmt == fs.FP16
+    assert rounded[0].origin == events.Origin("here", "round_to", "value")
+    (raised,) = [event for event in heard if isinstance(event, events.Exceptions)]
+    assert raised.origin == rounded[0].origin
+
+
+def test_gpu_arrays_are_refused_by_name_where_they_cannot_be_used():
+    on_gpu = type("ndarray", (), {"__module__": "cupy._core.core"})()
+    with pytest.raises(TypeError, match="x is a CuPy array; allowed are NumPy arrays"):
+        fs.encode(on_gpu, "fp16")
+
+
+def test_the_argument_of_random_bits_is_named():
+    with pytest.raises(ValueError, match="random_bits=33"):
+        fs.round_to(1.5, "fp16", "stochastic", rng=0, random_bits=33)

@@ -22,9 +22,15 @@ def executor_for(x: Array) -> ModuleType:
     """The module whose ``round_array`` rounds this array: where it is, and as fast as can be."""
     if namespace_of(x).__name__ == "cupy":
         return importlib.import_module("fp16sim.kernels.gpu")
-    name = "fp16sim.kernels.compiled"
-    if name in sys.modules:
-        return sys.modules[name]
-    if x.size >= WORTH_LOADING and importlib.util.find_spec("numba") is not None:
-        return importlib.import_module(name)
-    return cpu
+    return compiled_if_worth(x.size / WORTH_LOADING) or cpu
+
+
+def compiled_if_worth(work: float, room: str = "") -> ModuleType | None:
+    """The module of compiled kernels in that room, if there is Numba and it is loaded, or worth it.
+
+    work: what there is to do, over what NumPy does in the time that loading takes.
+    """
+    loaded = "fp16sim.kernels.compiled" in sys.modules
+    if loaded or (work >= 1 and importlib.util.find_spec("numba") is not None):
+        return importlib.import_module(f"fp16sim.kernels{room}.compiled")
+    return None

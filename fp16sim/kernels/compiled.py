@@ -2,8 +2,7 @@
 
 What has no faster way is *dissected*: see there.
 
-Numba widens every operation on uint32 to 64 bits, which halves the speed of vector code; the
-operations below keep the width of their operands. Compiled code is kept on disk by Numba's cache.
+Compiled code is kept on disk by Numba's cache.
 """
 
 from __future__ import annotations
@@ -13,9 +12,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
 
 from fp16sim.backend import Array, Draw
 from fp16sim.formats import Format
@@ -27,6 +23,20 @@ from fp16sim.kernels.layout import (
     has_same_exponents,
     plan,
 )
+from fp16sim.kernels.words import (
+    add,
+    and_,
+    compiled,
+    larger,
+    less,
+    or_,
+    shl,
+    shr,
+    smaller,
+    sub,
+    through_adder,
+    where,
+)  # fmt: skip
 
 
 def round_array(
@@ -60,63 +70,6 @@ def round_array(
 _NO_DRAWS = np.empty(0, np.uint32)
 
 
-def _operation(name: str) -> Any:
-    @intrinsic
-    def operation(context: Any, a: Any, b: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return getattr(builder, name)(*arguments)
-
-        return a(a, a), code
-
-    return operation
-
-
-_add, _sub, _and, _or = (_operation(name) for name in ("add", "sub", "and_", "or_"))
-_shl, _shr = _operation("shl"), _operation("lshr")
-
-
-@intrinsic
-def _less(context: Any, a: Any, b: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.icmp_unsigned("<", *arguments)
-
-    return types.boolean(a, a), code
-
-
-@intrinsic
-def _where(context: Any, condition: Any, a: Any, b: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.select(*arguments)
-
-    return a(condition, a, a), code
-
-
-@intrinsic
-def _through_adder(context: Any, word: Any, constant: Any) -> Any:
-    """The bits of (word + constant) - constant, both taken as floating-point numbers."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        real, whole = (
-            (ir.FloatType(), ir.IntType(32))
-            if signature.return_type == types.uint32
-            else (ir.DoubleType(), ir.IntType(64))
-        )
-        x, c = (builder.bitcast(argument, real) for argument in arguments)
-        return builder.bitcast(builder.fsub(builder.fadd(x, c), c), whole)
-
-    return word(word, word), code
-
-
-@njit(inline="always")
-def _max(a: Any, b: Any) -> Any:
-    return _where(_less(a, b), b, a)
-
-
-@njit(inline="always")
-def _min(a: Any, b: Any) -> Any:
-    return _where(_less(b, a), b, a)
-
-
 @cache
 def _kernel(way: str, carrier: Carrier) -> Callable[[Array, Array, Array, Any], None]:
     """A function of words, results, draws and a plan, compiled at its first call."""
@@ -126,10 +79,6 @@ def _kernel(way: str, carrier: Carrier) -> Callable[[Array, Array, Array, Any], 
     return kernel
 
 
-def _compile(kernel: Callable[..., None]) -> Any:
-    return njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)(kernel)
-
-
 def _magic(carrier: Carrier) -> Any:
     sign_mask, infinity = carrier.sign_mask, carrier.exponent_mask
     magnitude_mask = ~sign_mask
@@ -137,18 +86,18 @@ def _magic(carrier: Carrier) -> Any:
     half = carrier.words(1 << carrier.fraction_bits - 1)
 
     def kernel(x: Array, out: Array, draws: Array, p: Any) -> None:
-        lowest = _shl(p.emin_field, point)
-        highest = _add(_and(p.largest, infinity), _shl(one, point))
+        lowest = shl(p.emin_field, point)
+        highest = add(and_(p.largest, infinity), shl(one, point))
         # Makes 1.5·2^(e+dropped) of 2^e: added to the exponent field, and the upper fraction bit.
-        to_constant = _or(_shl(p.dropped, point), half)
+        to_constant = or_(shl(p.dropped, point), half)
         for i in range(x.size):
             word = x[i]
-            power = _min(_max(_and(word, infinity), lowest), highest)
-            result = _and(_through_adder(word, _add(power, to_constant)), magnitude_mask)
-            over = _where(_less(infinity, result), result, p.infinite)
-            out[i] = _or(_where(_less(p.largest, result), over, result), _and(word, sign_mask))
+            power = smaller(larger(and_(word, infinity), lowest), highest)
+            result = and_(through_adder(word, add(power, to_constant)), magnitude_mask)
+            over = where(less(infinity, result), result, p.infinite)
+            out[i] = or_(where(less(p.largest, result), over, result), and_(word, sign_mask))
 
-    return _compile(kernel)
+    return compiled(kernel)
 
 
 def _same_exponents(carrier: Carrier) -> Any:
@@ -158,18 +107,18 @@ def _same_exponents(carrier: Carrier) -> Any:
     quiet = carrier.words(1 << carrier.fraction_bits - 1)
 
     def kernel(x: Array, out: Array, draws: Array, p: Any) -> None:
-        below_half = _sub(_shl(one, _sub(p.dropped, one)), one)
-        kept_bits = _shl(all_bits, p.dropped)
+        below_half = sub(shl(one, sub(p.dropped, one)), one)
+        kept_bits = shl(all_bits, p.dropped)
         for i in range(x.size):
-            sign = _and(x[i], sign_mask)
-            magnitude = _and(x[i], magnitude_mask)
-            odd = _and(_shr(magnitude, p.dropped), one)
-            result = _and(_add(_add(magnitude, below_half), odd), kept_bits)
-            result = _where(_less(p.largest, result), p.infinite, result)
-            result = _where(_less(infinity, magnitude), _or(magnitude, quiet), result)
-            out[i] = _or(result, sign)
+            sign = and_(x[i], sign_mask)
+            magnitude = and_(x[i], magnitude_mask)
+            odd = and_(shr(magnitude, p.dropped), one)
+            result = and_(add(add(magnitude, below_half), odd), kept_bits)
+            result = where(less(p.largest, result), p.infinite, result)
+            result = where(less(infinity, magnitude), or_(magnitude, quiet), result)
+            out[i] = or_(result, sign)
 
-    return _compile(kernel)
+    return compiled(kernel)
 
 
 def _dissecting(mode: str, carrier: Carrier) -> Any:
@@ -181,28 +130,28 @@ def _dissecting(mode: str, carrier: Carrier) -> Any:
 
     def kernel(x: Array, out: Array, draws: Array, p: Any) -> None:
         for i in range(x.size):
-            sign = _and(x[i], sign_mask)
-            magnitude = _and(x[i], magnitude_mask)
-            field = _max(_shr(magnitude, point), one)
-            base = _shl(_sub(field, one), point)
-            significand = _sub(magnitude, base)
-            shift = _add(p.dropped, _sub(_max(field, p.emin_field), field))
-            shift = _add(shift, _where(_less(magnitude, p.gap_below), p.gap, zero))
-            cut = _min(shift, most)
-            kept = _shr(significand, cut)
-            rest = _sub(significand, _shl(kept, cut))
+            sign = and_(x[i], sign_mask)
+            magnitude = and_(x[i], magnitude_mask)
+            field = larger(shr(magnitude, point), one)
+            base = shl(sub(field, one), point)
+            significand = sub(magnitude, base)
+            shift = add(p.dropped, sub(larger(field, p.emin_field), field))
+            shift = add(shift, where(less(magnitude, p.gap_below), p.gap, zero))
+            cut = smaller(shift, most)
+            kept = shr(significand, cut)
+            rest = sub(significand, shl(kept, cut))
             if mode == "ties_to_even":
-                up = _less(_shl(one, cut), _add(_add(rest, rest), _and(kept, one)))
+                up = less(shl(one, cut), add(add(rest, rest), and_(kept, one)))
             elif mode == "ties_to_away":
-                up = not _less(_add(rest, rest), _shl(one, cut))
+                up = not less(add(rest, rest), shl(one, cut))
             elif mode == "toward_zero":
                 up = False
             elif mode == "toward_negative":
-                up = _less(zero, rest) & _less(zero, sign)
+                up = less(zero, rest) & less(zero, sign)
             elif mode == "toward_positive":
-                up = _less(zero, rest) & (sign == zero)
+                up = less(zero, rest) & (sign == zero)
             elif mode == "to_odd":
-                up = _less(zero, rest) & (_and(kept, one) == zero)
+                up = less(zero, rest) & (and_(kept, one) == zero)
             else:
                 bits = np.uint64(32)
                 wide = np.uint64(shift)
@@ -210,15 +159,15 @@ def _dissecting(mode: str, carrier: Carrier) -> Any:
                 right = min(wide - bits, np.uint64(63)) if wide > bits else np.uint64(0)
                 share = np.uint64(rest) << left >> right
                 up = share + np.uint64(draws[i]) >= np.uint64(2**32)
-            step = _where(up, one, zero)
-            result = _add(_shl(_add(kept, step), cut), base)
-            result = _where(_less(zero, kept), result, _where(up, p.smallest, zero))
-            beyond = _where(_less(zero, sign), p.beyond_negative, p.beyond_positive)
-            result = _where(_less(p.largest, result), beyond, result)
-            result = _where(_less(result, p.flush_below), zero, result)
-            nan = _or(magnitude, quiet)
-            special = _where(_less(infinity, magnitude), nan, p.infinite)
-            result = _where(_less(magnitude, infinity), result, special)
-            out[i] = _or(result, _where(_less(zero, result), sign, _and(sign, p.zero_sign)))
+            step = where(up, one, zero)
+            result = add(shl(add(kept, step), cut), base)
+            result = where(less(zero, kept), result, where(up, p.smallest, zero))
+            beyond = where(less(zero, sign), p.beyond_negative, p.beyond_positive)
+            result = where(less(p.largest, result), beyond, result)
+            result = where(less(result, p.flush_below), zero, result)
+            nan = or_(magnitude, quiet)
+            special = where(less(infinity, magnitude), nan, p.infinite)
+            result = where(less(magnitude, infinity), result, special)
+            out[i] = or_(result, where(less(zero, result), sign, and_(sign, p.zero_sign)))
 
-    return _compile(kernel)
+    return compiled(kernel)

@@ -63,7 +63,7 @@ def round_array(
     words = plan(fmt, mode, saturate, subnormals, carrier)
     scratch = np.empty((2, min(BLOCK, x.size)), carrier.words)
     fast = mode == "ties_to_even" and fmt.signed_zero and subnormals
-    magic = _magic_constants(fmt, saturate, carrier) if fast and has_magic(fmt, carrier) else None
+    magic = magic_constants(fmt, saturate, carrier) if fast and has_magic(fmt, carrier) else None
     same_exponents = fast and has_same_exponents(fmt, carrier)
     with np.errstate(all="ignore"):
         for start in range(0, x.size, BLOCK):
@@ -78,7 +78,9 @@ def round_array(
                 _by_bits(values, result, work, signs, words, mode, carrier, drawn)
 
 
-class _Magic(NamedTuple):
+class Magic(NamedTuple):
+    """The constants of the adder's way."""
+
     lowest: Any  # exponent bits of emin: below, the spacing is constant
     top: Any  # exponent bits of emax: there and above results may be beyond the largest number
     highest: Any  # exponent bits of emax + 1: above, everything overflows anyway
@@ -93,11 +95,12 @@ class _Magic(NamedTuple):
 
 
 @lru_cache
-def _magic_constants(fmt: Format, saturate: bool, carrier: Carrier) -> _Magic:
+def magic_constants(fmt: Format, saturate: bool, carrier: Carrier) -> Magic:
+    """For formats that ``has_magic`` allows."""
     floats = carrier.floats
     to_the_top = carrier.fmt.emax - fmt.emax
     clips = saturate or not fmt.nans
-    return _Magic(
+    return Magic(
         lowest=carrier.word(2.0**fmt.emin),
         top=carrier.word(2.0**fmt.emax),
         highest=carrier.word(2.0 ** (fmt.emax + 1)),
@@ -111,7 +114,7 @@ def _magic_constants(fmt: Format, saturate: bool, carrier: Carrier) -> _Magic:
 
 
 def _magic(
-    values: Array, result: Array, work: Array, signs: Array, magic: _Magic, carrier: Carrier
+    values: Array, result: Array, work: Array, signs: Array, magic: Magic, carrier: Carrier
 ) -> None:
     words, constant = values.view(carrier.words), work.view(carrier.floats)
     np.bitwise_and(words, carrier.exponent_mask, out=work)
@@ -122,7 +125,7 @@ def _magic(
     np.add(values, constant, out=result)
     np.subtract(result, constant, out=result)
     if highest >= magic.top:
-        _overflow(result, constant, magic)
+        overflow(result, constant, magic)
     if smallest <= magic.half_smallest:
         # A negative number that became zero lost its sign in the subtraction.
         np.bitwise_and(words, carrier.sign_mask, out=signs)
@@ -130,7 +133,8 @@ def _magic(
         np.bitwise_or(rounded, signs, out=rounded)
 
 
-def _overflow(result: Array, scratch: Array, magic: _Magic) -> None:
+def overflow(result: Array, scratch: Array, magic: Magic) -> None:
+    """What is beyond the largest number becomes what the format has for it, in place."""
     if magic.largest is not None:
         result.clip(-magic.largest, magic.largest, out=result)
     elif magic.up is not None:
