@@ -9,7 +9,8 @@ top the instruments, experiments and the command line.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fp16sim import arith, data, functional, models, nn, optim, training
+from fp16sim import arith, data, functional, models, nn, optim, tensorcore, training
+from fp16sim.accumulate import Accumulator, dot, matmul, mean, sum
 from fp16sim.autograd import Tensor, check_gradients, no_grad
 from fp16sim.blocks import (
     MXFP4,
@@ -66,6 +67,7 @@ __all__ = [
     "MXFP8_E5M2",
     "NVFP4",
     "TF32",
+    "Accumulator",
     "BlockFormat",
     "Format",
     "GradScaler",
@@ -76,9 +78,12 @@ __all__ = [
     "data",
     "decode",
     "decode_blocks",
+    "dot",
     "encode",
     "encode_blocks",
     "functional",
+    "matmul",
+    "mean",
     "models",
     "nn",
     "no_grad",
@@ -86,6 +91,8 @@ __all__ = [
     "round_blocks",
     "round_to",
     "status_flags",
+    "sum",
+    "tensorcore",
     "testing",
     "training",
     "watch",
