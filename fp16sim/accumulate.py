@@ -22,7 +22,7 @@ Without a format, ``"pairwise"``, ``"kahan"``, ``"fma"`` and ``"sequential"`` us
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol, TypeAlias, Unpack, runtime_checkable
@@ -53,8 +53,9 @@ NATIVE = {FP32: FLOAT32, FP64: FLOAT64}
 TILE = 2**16
 # Results that are computed before they are rounded: what is needed beside the result.
 PANEL = 2**18
-# As many take NumPy about as long as loading Numba does.
-PRODUCTS_WORTH_LOADING = 2**28
+# As many products take NumPy about as long as loading Numba does, and as many take as long as its
+# calls do for every step along k.
+PRODUCTS_WORTH_LOADING, OVERHEAD = 2**28, 2**13
 EXACT_TILE = 2**15
 # Products of a dot product at a time.
 RUN = 2**12
@@ -282,6 +283,38 @@ def mean(
     return _reduced(task, x, axis, keepdims, mean=True)
 
 
+def multiplier(
+    accumulator: Accumulator | MatrixUnit, fmt: Format
+) -> Callable[[Array, Array], Array]:
+    """``x @ y`` for arrays of numbers of the format, not yet rounded to it: the engine's door.
+
+    No checks. What a matrix unit does not take is added up by BLAS, as a GPU's other units would.
+    """
+    if isinstance(accumulator, MatrixUnit):
+        if not accumulator.takes(fmt):
+            return np.matmul
+    elif accumulator.fmt is None and accumulator.method != "exact":
+        accumulator = replace(accumulator, fmt=fmt)
+    task = _Task("matmul", Rounding(fmt), accumulator)
+
+    def multiply(x: Array, y: Array) -> Array:
+        if y.ndim == 2:  # one matrix of all rows
+            leading, batch, x = x.shape[:-1], (), x.reshape(-1, x.shape[-1])
+        else:
+            batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+            leading = (*batch, x.shape[-2])
+            x = np.broadcast_to(x, batch + x.shape[-2:])
+            y = np.broadcast_to(y, batch + y.shape[-2:])
+        result = np.empty((*batch, *x.shape[-2:-1], y.shape[-1]), task.raw_dtype(x, y))
+        with np.errstate(all="ignore"):
+            for index in np.ndindex(*batch):
+                for a, b, out in task.panels(x[index], y[index], result[index], PANEL):
+                    out[...] = task.products(a, b, out)
+        return result.reshape(*leading, y.shape[-1])
+
+    return multiply
+
+
 # ---------------------------------------------------------------------------------------------
 # How it is done
 
@@ -391,17 +424,34 @@ class _Task:
         """Dot products of rows into ``out``: (t, k) and (t, k) to (t)."""
         self._in_panels(x, y, out, max(1, PANEL // max(1, min(x.shape[1], RUN))))
 
-    def _in_panels(self, a: Array, b: Array, out: Array, size: int) -> None:
-        for start in range(0, out.shape[0], rows := max(1, size // max(1, out[:1].size))):
-            panel = slice(start, start + rows)
-            factors = (a[panel], b if out.ndim == 2 else b[panel])
-            with np.errstate(all="ignore"):
+    def _in_panels(self, x: Array, y: Array, results: Array, size: int) -> None:
+        with np.errstate(all="ignore"):
+            for a, b, out in self.panels(x, y, results, size):
                 if self._needs_fractions():
-                    self._by_fractions(*factors, out[panel])
+                    self._by_fractions(a, b, out)
                 else:
-                    self._round(self._products(*factors, out[panel]), out[panel])
+                    self._round(self.products(a, b, out), out)
 
-    def _products(self, a: Array, b: Array, out: Array) -> Array:
+    def panels(
+        self, a: Array, b: Array, out: Array, size: int
+    ) -> Iterator[tuple[Array, Array, Array]]:
+        """Parts of about ``size`` results, with their factors; all of them views."""
+        rows = max(1, size // max(1, out[:1].size))
+        for start in range(0, out.shape[0], rows):
+            panel = slice(start, start + rows)
+            yield a[panel], b if out.ndim == 2 else b[panel], out[panel]
+
+    def raw_dtype(self, *operands: Array) -> np.dtype[Any]:
+        """The dtype that holds what ``products`` gives."""
+        adds = self.accumulator
+        if isinstance(adds, MatrixUnit):
+            return np.dtype(np.float32)
+        if adds.method == "exact":
+            return np.dtype(np.float64)
+        between = () if adds.block is None else (carrier_of(adds.between),)
+        return np.result_type(carrier_of(adds.fmt or FP32), *between, *operands)
+
+    def products(self, a: Array, b: Array, out: Array) -> Array:
         """The accumulated results for ``out``, not yet rounded to the format of the result."""
         adds = self.accumulator
         if isinstance(adds, MatrixUnit):
@@ -477,7 +527,7 @@ def _in_order(
         else:
             inner = Nearest(fmt, how.saturate, carrier, sums.shape, known, length)
         run = adds.block or max(1, TILE // max(sums.shape, default=1))
-        add_up = _adder(inner, adds.method, fmt, how.saturate, out.size * length)
+        add_up = _adder(inner, adds.method, fmt, how.saturate, length * (out.size + OVERHEAD))
         parts = runs(left, right, sums, run, inside.floats)
         if adds.block is None:
             total = add_up(parts)

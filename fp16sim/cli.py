@@ -6,7 +6,7 @@ import json
 import math
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from fp16sim.experiments.accumulation import Accumulation
     from fp16sim.experiments.rescue import Rescue, Run
     from fp16sim.explain import Explanation
 
@@ -200,20 +201,26 @@ def _check_writable(out: Path) -> None:
 
 
 def _with_progress(seeds: list[int], steps: int) -> Rescue:
+    from fp16sim.experiments import rescue as experiment
+
+    with _progress("training runs", len(seeds) * len(experiment.VARIANTS)) as (executor, advance):
+
+        def on_run(name: str, run: Run) -> None:
+            advance()
+
+        return experiment.rescue(seeds, steps, executor=executor, on_run=on_run)
+
+
+@contextmanager
+def _progress(what: str, jobs: int) -> Iterator[tuple[Executor, Callable[[], None]]]:
+    """A bar on standard error, processes to do the jobs, and what to call when one is done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from fp16sim.experiments import rescue as experiment
-
-    total = len(seeds) * len(experiment.VARIANTS)
-    columns = (TextColumn("training runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress, _workers(total) as executor:
-        task = progress.add_task("runs", total=total)
-
-        def on_run(name: str, run: Run) -> None:
-            progress.advance(task)
-
-        return experiment.rescue(seeds, steps, executor=executor, on_run=on_run)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress, _workers(jobs) as executor:
+        task = progress.add_task(what, total=jobs)
+        yield executor, lambda: progress.advance(task)
 
 
 @contextmanager
@@ -311,3 +318,68 @@ def _print_rescue(result: Rescue, labels: dict[str, str]) -> None:
         )
     console.print(layers)
     console.print(explain(result))
+
+
+@main.command(
+    epilog="Example: fp16sim accumulate --fast --out /tmp/accumulate",
+    short_help="Measure dot products by how they add: formats, orders, Tensor Cores.",
+)
+@click.option(
+    "--longest",
+    type=click.IntRange(4, 24),
+    default=20,
+    show_default=True,
+    help="Lengths from 2^4 to 2^LONGEST.",
+)
+@click.option("--trials", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--fast", is_flag=True, help="Lengths to 2^14, unless said otherwise.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("figures"),
+    show_default=True,
+    help="Folder for accumulate.svg and accumulate.png.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON, nothing else.")
+@click.pass_context
+def accumulate(
+    ctx: click.Context, longest: int, trials: int, seed: int, fast: bool, out: Path, as_json: bool
+) -> None:
+    """Measure the error of dot products of fp16 numbers against the exact result, as they grow
+    longer: accumulated in fp16 in several orders, in fp32, and as Tensor Cores of V100, A100 and
+    H100 do. Print the errors in units in the last place of fp16, and draw them with their bounds.
+    """
+    from fp16sim import plots
+    from fp16sim.experiments import accumulation as experiment
+
+    if fast and ctx.get_parameter_source("longest") is click.core.ParameterSource.DEFAULT:
+        longest = 14
+    _check_writable(out)
+    with _progress("accumulators", len(experiment.ACCUMULATORS)) as (executor, advance):
+        result = experiment.accumulation(
+            longest, trials, seed, executor=executor, on_result=lambda name: advance()
+        )
+    paths = plots.save(plots.accumulation_figure(result, experiment.KINDS), out, "accumulate")
+    if as_json:
+        click.echo(json.dumps(result.to_dict()))
+    else:
+        _print_accumulation(result, experiment.KINDS)
+    click.echo("Figure: " + ", ".join(str(path) for path in paths), err=True)
+
+
+def _print_accumulation(result: Accumulation, titles: dict[str, str]) -> None:
+    console = _console()
+    shown = result.lengths[:: max(1, len(result.lengths) // 4)]
+    shown += [result.lengths[-1]] * (result.lengths[-1] not in shown)
+    for kind, title in titles.items():
+        table = _table(
+            f"Error in ulps of fp16, {title}"
+            + (f" (median of {result.trials})" if kind != "ones" else ""),
+            "accumulator",
+            *(f"n = 2^{length.bit_length() - 1}" for length in shown),
+        )
+        for name, errors in result.errors[kind].items():
+            cells = [errors[result.lengths.index(length)] for length in shown]
+            table.add_row(name, *(f"{e:.2g}" if math.isfinite(e) else "overflow" for e in cells))
+        console.print(table)

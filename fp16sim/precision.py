@@ -7,12 +7,15 @@ in fp32, where range or many roundings would hurt; everything else in the format
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from contextlib import ContextDecorator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 
+from fp16sim.accumulate import Accumulator, AccumulatorLike, MatrixUnit, accumulator_of, multiplier
+from fp16sim.backend import Array
 from fp16sim.formats import FP32, FP64, Format, FormatLike, format_of, widest
 
 #: a primitive's class under autocast; those not named here run in the widest of their inputs
@@ -29,10 +32,14 @@ AUTOCAST_CLASSES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Policy:
-    """Formats for primitives: ``low`` for the class "low", ``wide`` for the class "wide"."""
+    """Formats for primitives: ``low`` for the class "low", ``wide`` for the class "wide".
+
+    accumulator: how matrix products in ``low`` add; None: in the carrier, by BLAS.
+    """
 
     low: Format
     wide: Format = FP32
+    accumulator: Accumulator | MatrixUnit | None = None
     classes: Mapping[str, str] = field(default_factory=lambda: AUTOCAST_CLASSES)
 
     def format_for(self, primitive: str, inputs: list[Format]) -> Format:
@@ -56,6 +63,14 @@ def format_for(primitive: str, inputs: list[Format]) -> Format:
     return widest(inputs) if policy is None else policy.format_for(primitive, inputs)
 
 
+def multiplier_for(fmt: Format) -> Callable[[Array, Array], Array]:
+    """How a primitive that runs in ``fmt`` multiplies matrices, as the policy in force says."""
+    policy = _regions.get()[-1]
+    if policy is None or policy.accumulator is None or fmt != policy.low:
+        return operator.matmul
+    return multiplier(policy.accumulator, fmt)
+
+
 class autocast(ContextDecorator):  # noqa: N801 - PyTorch's name
     """Run the forward pass inside the block in mixed precision; also works as a decorator.
 
@@ -69,11 +84,22 @@ class autocast(ContextDecorator):  # noqa: N801 - PyTorch's name
     thread that entered it.
 
     fmt: the low format (FP16, BF16, ...) or its name. enabled=False switches an outer one off.
+    accumulator: how matrix products in the low format add, in the forward pass and in the two
+        products of its backward: a name, a ``Format``, an ``Accumulator``, or a matrix unit such
+        as ``fs.tensorcore.H100`` (see ``fs.matmul``). None: in fp32, by BLAS.
     """
 
-    def __init__(self, fmt: FormatLike = "fp16", enabled: bool = True) -> None:
+    def __init__(
+        self,
+        fmt: FormatLike = "fp16",
+        enabled: bool = True,
+        accumulator: AccumulatorLike | None = None,
+    ) -> None:
         fmt = format_of(fmt)
-        self._policy = Policy(fmt) if enabled else None
+        adds = None if accumulator is None else accumulator_of(accumulator)
+        if isinstance(adds, MatrixUnit) and not adds.takes(fmt):
+            raise ValueError(f"fmt={fmt} is not a format that {adds} takes")
+        self._policy = Policy(fmt, accumulator=adds) if enabled else None
 
     def __enter__(self) -> autocast:
         _regions.set((*_regions.get(), self._policy))

@@ -73,3 +73,45 @@ def check_flushed_share(function: Callable[[np.ndarray, float], float]) -> bool:
             return False
     print("Right: flushed_share tells what rounding loses from what was never there.")
     return True
+
+
+def check_stalls_at(function: Callable[[float, str], float]) -> bool:
+    """Lesson 05: where a sum stalls to which the same value is added again and again."""
+    cases = [
+        (1.0, "fp16", 2048.0, "2048 + 1 is halfway to 2050 and goes back: 2048 it is."),
+        (1.0, "bf16", 256.0, "bf16 has 8 significant bits, fp16 has 11. Is 2048 built in?"),
+        (
+            0.25,
+            "fp16",
+            512.0,
+            "A quarter of the value, a quarter of the sum: fp16's spacing follows its exponent.",
+        ),
+        (
+            3.0,
+            "fp16",
+            8192.0,
+            "From 4096 on the numbers are 4 apart, and 3 is more than half of that: the sum still "
+            "grows, by 4. It stalls where half the spacing exceeds the value.",
+        ),
+        (
+            1.25,
+            "e5m2",
+            16.0,
+            "e5m2 has 3 significant bits: from 8 on its numbers are 2 apart, and 1.25 is more than "
+            "half of that. Only from 16 on nothing moves.",
+        ),
+    ]
+    for value, fmt, expected, hint in cases:
+        result = function(value, fmt)
+        if result is ...:
+            print("Not written yet: stalls_at returns `...`.")
+            return False
+        if not isinstance(result, int | float | np.number):
+            print(f"stalls_at returns {result!r}, but it should be one number.")
+            return False
+        if result != expected:
+            print(f"Not yet. stalls_at({value:g}, {fmt!r}) gives {result:g}, not {expected:g}.")
+            print(hint)
+            return False
+    print("Right: a sum stalls where half the spacing of its numbers exceeds what is added.")
+    return True

@@ -27,7 +27,7 @@ from fp16sim import events
 from fp16sim.autograd.tape import LazyGradient, Node, Rule, recording
 from fp16sim.backend import Array, namespace_of
 from fp16sim.formats import Format
-from fp16sim.precision import format_for
+from fp16sim.precision import format_for, multiplier_for
 from fp16sim.rounding import store
 
 N = TypeVar("N", bound=Node)
@@ -41,11 +41,14 @@ PRIMITIVES: dict[str, Primitive] = {}
 class Primitive:
     """A forward function on arrays with its backward rule; see the module's text."""
 
-    def __init__(self, forward: Forward, exact: bool, knows_format: bool = False) -> None:
+    def __init__(
+        self, forward: Forward, exact: bool, knows_format: bool = False, multiplies: bool = False
+    ) -> None:
         self.name = forward.__name__
         self.__doc__ = forward.__doc__
         self.exact = exact
         self.knows_format = knows_format
+        self.multiplies = multiplies
         self._forward = forward
         self._rule: Rule | None = None
         PRIMITIVES[self.name] = self
@@ -61,6 +64,8 @@ class Primitive:
         inputs = tuple(cast(node, fmt) for node in inputs)
         if self.knows_format:
             options["fmt"] = fmt
+        if self.multiplies:
+            options["multiply"] = multiplier_for(fmt)
         with np.errstate(all="ignore"):
             value, residuals = self._forward(*(node.data for node in inputs), **options)
             array = namespace_of(value).asarray(value)  # 0-d arithmetic leaves scalars
@@ -77,12 +82,16 @@ def primitive(forward: Forward) -> Primitive: ...
 
 @overload
 def primitive(
-    *, exact: bool = False, knows_format: bool = False
+    *, exact: bool = False, knows_format: bool = False, multiplies: bool = False
 ) -> Callable[[Forward], Primitive]: ...
 
 
 def primitive(
-    forward: Forward | None = None, *, exact: bool = False, knows_format: bool = False
+    forward: Forward | None = None,
+    *,
+    exact: bool = False,
+    knows_format: bool = False,
+    multiplies: bool = False,
 ) -> Primitive | Callable[[Forward], Primitive]:
     """Decorator: make a primitive of a function on arrays.
 
@@ -90,10 +99,12 @@ def primitive(
         or their negatives (reshape, relu), so that there is nothing to round or to count.
     knows_format: the forward function takes the format of its result as ``fmt``, to give values
         that are right after rounding to it.
+    multiplies: the forward function takes ``multiply``, which is ``@`` added up as the policy
+        says, for itself and for its backward.
     """
     if forward is None:
-        return lambda function: Primitive(function, exact, knows_format)
-    return Primitive(forward, exact, knows_format)
+        return lambda function: Primitive(function, exact, knows_format, multiplies)
+    return Primitive(forward, exact, knows_format, multiplies)
 
 
 def cast(node: N, fmt: Format) -> N:

@@ -14,20 +14,20 @@ from fp16sim.backend import Array, namespace_of
 REDUCTIONS = ("mean", "sum", "none")
 
 
-@primitive
-def linear(x: Array, weight: Array, *bias: Array) -> Any:
-    """x Wᵀ + b for x (..., in), W (out, in) and, if given, b (out,)."""
-    y = x @ weight.T
+@primitive(multiplies=True)
+def linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
+    """x Wᵀ + b for x (..., in), W (out, in) and, if given, b (out,); b is added in the carrier."""
+    y = multiply(x, weight.T)
     for b in bias:
         y += b
-    return y, (x, weight, bool(bias))
+    return y, (x, weight, bool(bias), multiply)
 
 
 @linear.backward
-def _(g: Array, x: Array, weight: Array, has_bias: bool) -> Any:
+def _(g: Array, x: Array, weight: Array, has_bias: bool, multiply: Any) -> Any:
     rows = g.reshape(-1, g.shape[-1])
-    of_input = lambda: g @ weight
-    of_weight = lambda: rows.T @ x.reshape(-1, x.shape[-1])
+    of_input = lambda: multiply(g, weight)
+    of_weight = lambda: multiply(rows.T, x.reshape(-1, x.shape[-1]))
     of_bias = lambda: rows.sum(axis=0)
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 

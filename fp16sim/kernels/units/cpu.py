@@ -24,8 +24,9 @@ from fp16sim.kernels.units.steps import Aligned, Floored, Step, Tree
 
 # Results a tile: what is computed on the way fills the L2 cache.
 TILE = 2**14
-# Products that take NumPy about as long as loading Numba takes.
-WORTH_LOADING = 2**27
+# As many products take NumPy about as long as loading Numba does, and as many take as long as its
+# calls do for every product of a step.
+WORTH_LOADING, OVERHEAD = 2**27, 2**12
 # Sums below this, but zero, are left to NumPy: their scale has no room in float32.
 _TINY = 2.0**-60
 #: the one NaN that matrix units make
@@ -46,7 +47,7 @@ def add_up(
     specials = not known.finite or not most < output.max / 2
     tiny = bool(((out != 0) & (np.abs(out) < _TINY)).any())
     if (isinstance(step, Aligned) and output == FP32 and not (specials or tiny)) and (
-        compiled_if_worth(out.size * a.shape[1] / WORTH_LOADING, ".units")
+        compiled_if_worth(a.shape[1] * (out.size + OVERHEAD) / WORTH_LOADING, ".units")
     ):
         make = _Compiled
     with np.errstate(all="ignore"):
