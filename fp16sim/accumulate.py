@@ -21,10 +21,12 @@ Without a format, ``"pairwise"``, ``"kahan"``, ``"fma"`` and ``"sequential"`` us
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
+from types import ModuleType
 from typing import Any, Protocol, TypeAlias, Unpack, runtime_checkable
 
 import numpy as np
@@ -34,7 +36,7 @@ from fp16sim import events
 from fp16sim.arguments import integer, one_of
 from fp16sim.arith.blockwise import round_one
 from fp16sim.arith.rational import ADD, DIVIDE, FMA, MULTIPLY, SUBTRACT, Operation, operate
-from fp16sim.backend import Array, carrier_of
+from fp16sim.backend import Array, carrier_of, namespace_of
 from fp16sim.formats import FP16, FP32, FP64, Format, FormatLike, format_of
 from fp16sim.kernels import compiled_if_worth
 from fp16sim.kernels.layout import FLOAT32, FLOAT64
@@ -186,7 +188,7 @@ def matmul(
     for float64 operands that do not fit an accumulator in fp32, TypeError for other dtypes.
     """
     task = _Task.of("matmul", fmt, accumulator, block, mode, switches)
-    x, y = (float_array(operand, name)[0] for operand, name in ((a, "a"), (b, "b")))
+    x, y, xp = _arrays(a=a, b=b)
     if not (x.ndim and y.ndim):
         raise ValueError(f"a and b need at least one axis each, got {x.shape} and {y.shape}")
     rows = x[None, :] if x.ndim == 1 else x
@@ -195,17 +197,17 @@ def matmul(
         raise ValueError(f"a has {rows.shape[-1]} columns and b {columns.shape[-2]} rows")
     leading = _broadcast_shapes(rows.shape[:-2], columns.shape[:-2], "leading axes of a and b")
     shape = (*leading, rows.shape[-2], columns.shape[-1])
-    dtype = np.result_type(carrier_of(task.how.fmt), x, y)
+    dtype = np.result_type(carrier_of(task.how.fmt), x.dtype, y.dtype)
     result_shape = leading + shape[-2:-1] * (x.ndim > 1) + shape[-1:] * (y.ndim > 1)
-    _check_out(out, result_shape, dtype)
+    _check_out(out, result_shape, dtype, xp)
     rows, columns = task.operands(rows, columns)
-    rows = np.broadcast_to(rows, leading + rows.shape[-2:])
-    columns = np.broadcast_to(columns, leading + columns.shape[-2:])
-    result = np.empty(result_shape, dtype) if out is None else out
+    rows = xp.broadcast_to(rows, leading + rows.shape[-2:])
+    columns = xp.broadcast_to(columns, leading + columns.shape[-2:])
+    result: Array = xp.empty(result_shape, dtype) if out is None else out
     if not result.flags.c_contiguous or any(
-        np.may_share_memory(result, p) for p in (rows, columns)
+        xp.may_share_memory(result, p) for p in (rows, columns)
     ):
-        result = np.empty(result_shape, dtype)
+        result = xp.empty(result_shape, dtype)
     matrices = result.reshape(shape)
     for index in np.ndindex(*leading):
         task.matrices(rows[index], columns[index], matrices[index])
@@ -230,14 +232,15 @@ def dot(
     As ``np.vecdot``; the other arguments as for ``matmul``.
     """
     task = _Task.of("dot", fmt, accumulator, block, mode, switches)
-    first, second = (float_array(operand, name)[0] for operand, name in ((x, "x"), (y, "y")))
+    first, second, xp = _arrays(x=x, y=y)
     if not (first.ndim and second.ndim) or first.shape[-1] != second.shape[-1]:
         raise ValueError(
             f"x and y need a last axis of one length, got shapes {first.shape} and {second.shape}"
         )
     leading = _broadcast_shapes(first.shape[:-1], second.shape[:-1], "leading axes of x and y")
-    result = np.empty(leading, np.result_type(carrier_of(task.how.fmt), first, second))
-    pair = (np.broadcast_to(p, leading + p.shape[-1:]) for p in task.operands(first, second))
+    dtype = np.result_type(carrier_of(task.how.fmt), first.dtype, second.dtype)
+    result = xp.empty(leading, dtype)
+    pair = (xp.broadcast_to(p, leading + p.shape[-1:]) for p in task.operands(first, second))
     flat_x, flat_y = (p.reshape(result.size, first.shape[-1]) for p in pair)
     task.vectors(flat_x, flat_y, result.reshape(-1))
     return result[()] if result.ndim == 0 else result
@@ -298,14 +301,15 @@ def multiplier(
     task = _Task("matmul", Rounding(fmt), accumulator)
 
     def multiply(x: Array, y: Array) -> Array:
+        xp = namespace_of(x)
         if y.ndim == 2:  # one matrix of all rows
             leading, batch, x = x.shape[:-1], (), x.reshape(-1, x.shape[-1])
         else:
             batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
             leading = (*batch, x.shape[-2])
-            x = np.broadcast_to(x, batch + x.shape[-2:])
-            y = np.broadcast_to(y, batch + y.shape[-2:])
-        result = np.empty((*batch, *x.shape[-2:-1], y.shape[-1]), task.raw_dtype(x, y))
+            x = xp.broadcast_to(x, batch + x.shape[-2:])
+            y = xp.broadcast_to(y, batch + y.shape[-2:])
+        result: Array = xp.empty((*batch, *x.shape[-2:-1], y.shape[-1]), task.raw_dtype(x, y))
         with np.errstate(all="ignore"):
             for index in np.ndindex(*batch):
                 for a, b, out in task.panels(x[index], y[index], result[index], PANEL):
@@ -326,13 +330,29 @@ def _broadcast_shapes(x: tuple[int, ...], y: tuple[int, ...], what: str) -> tupl
         raise ValueError(f"{what} do not broadcast: {x} and {y}") from None
 
 
-def _check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _arrays(**operands: ArrayLike) -> tuple[Array, Array, ModuleType]:
+    """Two operands as arrays of one module, and that module."""
+    (first, x), (second, y) = ((n, float_array(o, n, gpu=True)[0]) for n, o in operands.items())
+    xp = namespace_of(x)
+    if namespace_of(y) is not xp:
+        raise TypeError(
+            f"{first} is on the {_PLACES[xp is np]} and {second} on the {_PLACES[xp is not np]}; "
+            "move one"
+        )
+    return x, y, xp
+
+
+_PLACES = {True: "host", False: "GPU"}
+
+
+def _check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], xp: ModuleType) -> None:
     if out is None:
         return
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be an array or None, got {type(out).__name__}")
-    if out.shape != shape or out.dtype != dtype or not out.flags.writeable:
-        kind = "" if out.flags.writeable else " and read-only"
+    if not isinstance(out, xp.ndarray):
+        raise TypeError(f"out must be a {xp.__name__} array or None, got {type(out).__name__}")
+    writeable = xp is not np or out.flags.writeable
+    if out.shape != shape or out.dtype != dtype or not writeable:
+        kind = "" if writeable else " and read-only"
         raise ValueError(
             f"out has shape {out.shape}, dtype {out.dtype}{kind}; "
             f"it must be writeable, of shape {shape} and dtype {dtype}"
@@ -342,7 +362,8 @@ def _check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Non
 def _reduced(
     task: _Task, x: ArrayLike, axis: int | tuple[int, ...] | None, keepdims: bool, mean: bool
 ) -> Any:
-    values = float_array(x, "x")[0]
+    values = float_array(x, "x", gpu=True)[0]
+    xp = namespace_of(values)
     given = range(values.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     for one in given:
         integer("axis", one, at_least=-values.ndim, at_most=values.ndim - 1)
@@ -354,12 +375,12 @@ def _reduced(
     kept = [one for one in range(values.ndim) if one not in axes]
     shape = tuple(values.shape[one] for one in kept)
     length = math.prod(values.shape[one] for one in axes)
-    result = np.empty(shape, np.result_type(carrier_of(task.how.fmt), values))
-    terms, ones = task.operands(values, np.ones((), values.dtype))
+    result = xp.empty(shape, np.result_type(carrier_of(task.how.fmt), values.dtype))
+    terms, ones = task.operands(values, xp.ones((), values.dtype))
     terms = terms.transpose(*kept, *axes).reshape(result.size, length)
     if mean:
         task = replace(task, divisor=length)
-    task.vectors(terms, np.broadcast_to(ones, terms.shape), result.reshape(-1))
+    task.vectors(terms, xp.broadcast_to(ones, terms.shape), result.reshape(-1))
     if keepdims:
         result = np.expand_dims(result, tuple(axes))
     return result[()] if result.ndim == 0 else result
@@ -449,17 +470,21 @@ class _Task:
         if adds.method == "exact":
             return np.dtype(np.float64)
         between = () if adds.block is None else (carrier_of(adds.between),)
-        return np.result_type(carrier_of(adds.fmt or FP32), *between, *operands)
+        dtypes = (operand.dtype for operand in operands)
+        return np.result_type(carrier_of(adds.fmt or FP32), *between, *dtypes)
 
     def products(self, a: Array, b: Array, out: Array) -> Array:
         """The accumulated results for ``out``, not yet rounded to the format of the result."""
         adds = self.accumulator
+        if namespace_of(a) is not np and adds == Accumulator("exact"):
+            raise TypeError("accumulator='exact' takes NumPy arrays only; say .get() to copy")
         if isinstance(adds, MatrixUnit):
-            return adds.add_up(a, b, np.empty(out.shape, np.float32), self.how.fmt)
+            sums = namespace_of(a).empty(out.shape, np.float32)
+            return adds.add_up(a, b, sums, self.how.fmt)
         if adds.method == "any":
             dtype = carrier_of(adds.fmt or FP32)
             a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
-            return a @ b if out.ndim == 2 else np.vecdot(a, b)
+            return a @ b if out.ndim == 2 else (a[:, None, :] @ b[:, :, None])[:, 0, 0]
         if adds.method == "exact":
             return _exactly(a, b, np.empty(out.shape))
         return _in_order(a, b, out.shape, adds, self.how)
@@ -488,7 +513,7 @@ class _Task:
                 out[index] = self.how(specials[index].reshape(1))[0]
 
     def _round(self, raw: Array, out: Array) -> None:
-        wide = raw.astype(np.result_type(raw, carrier_of(self.how.fmt)), copy=False)
+        wide = raw.astype(np.result_type(raw.dtype, carrier_of(self.how.fmt)), copy=False)
         with events.unobserved():
             if self.divisor is None:
                 rounded = self.how(wide)
@@ -516,9 +541,22 @@ def _in_order(
     carrier = None
     if how.mode == "ties_to_even" and how.subnormals:
         carrier = carrier_of_sums(fmt, adds.method, how.saturate, known)
-    between = () if adds.block is None else (carrier_of(adds.between),)
+    # Sums of blocks are rounded right by the processor if one addition is all there is to round.
+    native = carrier is not None and not how.saturate and adds.between.contains(fmt)
+    between = NATIVE.get(adds.between) if native else None
     inside = FLOAT64 if carrier is None else carrier
-    out = np.empty(shape, np.result_type(inside.floats, *between))
+    dtypes = () if adds.block is None else (carrier_of(adds.between),)
+    xp = namespace_of(a)
+    out: Array = xp.empty(shape, np.result_type(inside.floats, *dtypes))
+    if xp is not np:
+        if carrier is None or (adds.block is not None and between is None):
+            raise TypeError(
+                f"a and b are CuPy arrays; there {adds} works with mode='ties_to_even' and "
+                "operands that have room (float32 with at most 12 significant bits)"
+            )
+        gpu = importlib.import_module("fp16sim.kernels.sums.gpu")
+        gpu.add_up(a, b, out, adds.method, fmt, how.saturate, carrier, adds.block, adds.between)
+        return out
     for left, right, sums in tiles(a, b, out, TILE):
         if carrier is None:
             inner: Arithmetic = _Exactly(replace(how, fmt=fmt), sums.shape)
@@ -533,8 +571,8 @@ def _in_order(
             total = add_up(parts)
         else:
             outer: Arithmetic = _Exactly(replace(how, fmt=adds.between), sums.shape)
-            if carrier is not None and not how.saturate and adds.between in NATIVE:
-                outer = Native(NATIVE[adds.between], sums.shape)
+            if between is not None:
+                outer = Native(between, sums.shape)
             total = outer.zeros()
             for part in parts:
                 outer.add(total, add_up([part]), out=total)

@@ -20,13 +20,14 @@ has the sources).
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fp16sim.arguments import one_of
-from fp16sim.backend import Array
+from fp16sim.backend import Array, namespace_of
 from fp16sim.formats import (
     BF16,
     E4M3,
@@ -85,7 +86,13 @@ class Unit:
         operands = fmt if isinstance(fmt, tuple) else (fmt, fmt)
         step = self.step_for(operands[0])
         assert step is not None
-        cpu.add_up(a, b, out, step, operands, self.output)
+        if namespace_of(a) is np:
+            cpu.add_up(a, b, out, step, operands, self.output)
+        elif isinstance(step, Aligned):
+            gpu = importlib.import_module("fp16sim.kernels.units.gpu")
+            gpu.add_up(a, b, out, step, operands, self.output)
+        else:
+            raise TypeError(f"a and b are CuPy arrays, which {self} does not take; say .get()")
 
     def __str__(self) -> str:
         return self.name if self.output == FP32 else f"{self.name} ({self.output} sums)"
@@ -168,7 +175,8 @@ def matmul(
         leading = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     except ValueError:
         raise ValueError(f"leading axes do not broadcast: {x.shape} and {y.shape}") from None
-    result = np.zeros((*leading, x.shape[-2], y.shape[-1]), np.float32)
+    xp = namespace_of(x)
+    result: Array = xp.zeros((*leading, x.shape[-2], y.shape[-1]), np.float32)
     if c is not None:
         start = _operand(c, "c", unit.output)
         try:
@@ -177,8 +185,8 @@ def matmul(
             raise ValueError(
                 f"c has shape {start.shape}, which does not broadcast to {result.shape}"
             ) from None
-    x = np.broadcast_to(x, leading + x.shape[-2:])
-    y = np.broadcast_to(y, leading + y.shape[-2:])
+    x = xp.broadcast_to(x, leading + x.shape[-2:])
+    y = xp.broadcast_to(y, leading + y.shape[-2:])
     for index in np.ndindex(*leading):
         unit._add_to(x[index], y[index], result[index], formats)
     return result
@@ -190,7 +198,7 @@ def _are_fp8(formats: tuple[Format, Format]) -> bool:
 
 def _operand(x: ArrayLike, name: str, fmt: Format) -> Array:
     """As float32, its values numbers of the format."""
-    values = float_array(x, name)[0]
+    values = float_array(x, name, gpu=True)[0]
     if fmt == TF32:
         with np.errstate(all="ignore"):
             words = values.astype(np.float32).view(np.uint32)

@@ -70,8 +70,8 @@ def _exponents(x: Array) -> tuple[int, int]:
     for block in _blocks(x):
         size = np.abs(block)
         usual = (size > 0) & (size < np.inf)
-        smallest = min(smallest, size.min(initial=np.inf, where=usual))
-        largest = max(largest, size.max(initial=0, where=usual))
+        smallest = min(smallest, float(np.where(usual, size, np.inf).min()))
+        largest = max(largest, float(np.where(usual, size, 0).max()))
     if largest == 0:
         return 0, 0
     return int(np.frexp(smallest)[1]) - 1, int(np.frexp(largest)[1])

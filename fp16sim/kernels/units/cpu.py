@@ -43,7 +43,8 @@ def add_up(
     """
     make: type[_Unit] = {Aligned: _Aligned, Tree: _Tree, Floored: _Floored}[type(step)]
     known = factors(a, b)
-    most = np.abs(out).max(initial=0) + a.shape[1] * 2.0**known.highest
+    with np.errstate(all="ignore"):
+        most = np.abs(out).max(initial=0) + a.shape[1] * 2.0**known.highest
     specials = not known.finite or not most < output.max / 2
     tiny = bool(((out != 0) & (np.abs(out) < _TINY)).any())
     if (isinstance(step, Aligned) and output == FP32 and not (specials or tiny)) and (
