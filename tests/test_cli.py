@@ -107,3 +107,16 @@ def test_without_scikit_learn_the_remedy_is_named(tmp_path):
     assert done.returncode == 1
     assert "fp16sim[lessons]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_accumulate(tmp_path):
+    done = fp16sim("accumulate", "--longest", "8", "--trials", "2", "--json", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["lengths"] == [16, 64, 256]
+    assert record["errors"]["ones"]["fp16"] == [0, 0, 0]
+    assert "accumulators" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"accumulate.svg", "accumulate.png"}
+    table = fp16sim("accumulate", "--longest", "6", "--trials", "1", "--out", tmp_path)
+    assert "Error in ulps of fp16, positive factors" in table.stdout
+    assert "fp16 in blocks of 16" in table.stdout

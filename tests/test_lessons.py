@@ -72,3 +72,24 @@ def test_lesson_has_a_header_and_a_solution_that_passes(lesson, tmp_path):
 def test_wrong_answers_of_lesson_01_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_flushed_share(answer)
     assert hint in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda v, f: ..., "Not written yet"),
+        (lambda v, f: None, "should be one number"),
+        (lambda v, f: 2048.0, "Is 2048 built in"),
+        (lambda v, f: {"fp16": 2048.0, "bf16": 256.0}[f], "A quarter of the value"),
+        (lambda v, f: v * 2 / fs.formats.format_of(f).eps, "grows, by 4"),
+        (
+            lambda v, f: (
+                2.0 ** np.ceil(np.log2(v)) * 2 / fs.formats.format_of(f).eps if v != 1.25 else 8.0
+            ),
+            "Only from 16",
+        ),
+    ],
+)
+def test_wrong_answers_of_lesson_05_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_stalls_at(answer)
+    assert hint in capsys.readouterr().out

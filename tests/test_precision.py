@@ -114,3 +114,66 @@ def test_a_policy_is_data():
     policy = Policy(low=fs.E4M3, wide=fs.BF16, classes={"add": "wide"})
     assert policy.format_for("add", [fs.FP16, fs.FP32]) is fs.BF16
     assert policy.format_for("matmul", [fs.FP16, fs.E5M2]) is fs.FP16
+
+
+def half(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float16)
+
+
+@pytest.mark.parametrize(
+    "accumulator",
+    ["fp16", "fp16-fma", "pairwise", "kahan", "exact", "fp32-sequential",
+     fs.Accumulator("sequential", fs.FP16, block=4), fs.tensorcore.V100, fs.tensorcore.H100],
+    ids=str,
+)  # fmt: skip
+def test_products_add_up_as_told_forward_and_backward(accumulator, rng):
+    x, w = half(rng, 2, 5, 33), half(rng, 7, 33)
+    b, g = half(rng, 7), half(rng, 2, 5, 7)
+    tensors = [fs.Tensor(value, requires_grad=True) for value in (x, w, b)]
+    with fs.autocast("fp16", accumulator=accumulator):
+        y = F.linear(*tensors)
+    y.backward(g)
+
+    def product(left, right, fmt="fp16"):
+        return fs.matmul(left, right, fmt=fmt, accumulator=accumulator)
+
+    rows, gradients = x.reshape(10, 33), g.reshape(10, 7)
+    assert (tensors[0].grad.numpy().reshape(10, 33) == product(gradients, w)).all()
+    assert (tensors[1].grad.numpy() == product(gradients.T, rows)).all()
+    # The bias is added to what the accumulator holds, before the one rounding on store.
+    assert (y.numpy() - product(rows, w.T).reshape(2, 5, 7) != 0).any()
+    with fs.autocast("fp16", accumulator=accumulator):
+        unbiased = F.linear(*tensors[:2])
+        batched = fs.Tensor(x) @ fs.Tensor(w.T)
+        pairs = fs.Tensor(x) @ fs.Tensor(half(rng, 2, 33, 4))
+    assert (unbiased.numpy().reshape(10, 7) == product(rows, w.T)).all()
+    assert (batched.numpy() == unbiased.numpy()).all()
+    assert pairs.shape == (2, 5, 4)
+
+
+def test_an_accumulator_shows_in_the_result():
+    ones = fs.Tensor(np.ones((1, 5000), np.float16), requires_grad=True)
+    with fs.autocast("fp16", accumulator="fp16"):
+        assert (ones @ np.ones((5000, 1), np.float16)).item() == 2048
+    with fs.autocast("fp16"):
+        assert (ones @ np.ones((5000, 1), np.float16)).item() == 5000
+
+
+def test_accumulators_leave_other_formats_and_disabled_regions_alone():
+    ones = np.ones((1, 5000))
+    with fs.autocast("fp16", accumulator="fp16"):
+        assert (fs.Tensor(ones) @ ones.T).item() == 5000  # fp64
+        with fs.autocast(enabled=False):
+            single = fs.Tensor(ones.astype(np.float32))
+            assert (single @ ones.T.astype(np.float32)).item() == 5000
+    outside = fs.Tensor(ones.astype(np.float16))
+    assert (outside @ ones.T.astype(np.float16)).item() == 5000
+
+
+def test_accumulators_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="fmt=bf16 is not a format that V100 takes"):
+        fs.autocast("bf16", accumulator=fs.tensorcore.V100)
+    with pytest.raises(ValueError, match="accumulator='fp17'"):
+        fs.autocast("fp16", accumulator="fp17")
+    with pytest.raises(TypeError, match="accumulator must be"):
+        fs.autocast("fp16", accumulator=16)
