@@ -183,7 +183,7 @@ def matmul(
     mode, switches: as for ``round_to``, for every rounding. BLAS and matrix units round in their
         own way until the last. Stochastic rounding draws anew for each.
 
-    Zeros come out as +0. Returns float32, or float64 if an operand is or the format needs it; a
+    A sum that is exactly zero is +0. Returns float32, or float64 if an operand is or the format needs it; a
     scalar for two 1-d operands. Raises ValueError for shapes that do not fit, for a bad ``out``,
     for float64 operands that do not fit an accumulator in fp32, TypeError for other dtypes.
     """
@@ -501,7 +501,7 @@ class _Task:
 
     def _by_fractions(self, a: Array, b: Array, out: Array) -> None:
         """Exact sums rounded once, one by one."""
-        specials = _specials(a, b, out)
+        specials = np.full(out.shape, np.nan) if self.divisor == 0 else _specials(a, b, out)
         for index in np.ndindex(out.shape):
             if np.isfinite(specials[index]):
                 column = b[:, index[1]] if out.ndim == 2 else b[index]

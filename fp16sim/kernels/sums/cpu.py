@@ -19,6 +19,7 @@ beside s, before or after rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -39,9 +40,9 @@ class Factors(NamedTuple):
     short: bool
     #: neither infinities nor NaN
     finite: bool
-    #: of the finite products but zero, 2^lowest <= |x y| < 2^highest
-    lowest: int
-    highest: int
+    #: of the finite products but zero, smallest <= |x y| <= largest; 1 and 0 if there are none
+    smallest: float
+    largest: float
 
 
 def factors(x: Array, y: Array) -> Factors:
@@ -49,7 +50,7 @@ def factors(x: Array, y: Array) -> Factors:
     return Factors(
         x.dtype == np.float32,
         *(all(both) for both in zip(_is_short_and_finite(x), _is_short_and_finite(y), strict=True)),
-        *(sum(both) for both in zip(_exponents(x), _exponents(y), strict=True)),
+        *(math.prod(both) for both in zip(_sizes(x), _sizes(y), strict=True)),
     )
 
 
@@ -64,17 +65,15 @@ def _is_short_and_finite(x: Array) -> tuple[bool, bool]:
     return short, all(bool(np.isfinite(block).all()) for block in _blocks(x))
 
 
-def _exponents(x: Array) -> tuple[int, int]:
-    """Of the finite values but zero, 2^first <= |x| < 2^second."""
+def _sizes(x: Array) -> tuple[float, float]:
+    """The smallest and the largest magnitude of the finite values but zero; 1 and 0 if none."""
     smallest, largest = np.inf, 0.0
     for block in _blocks(x):
         size = np.abs(block)
         usual = (size > 0) & (size < np.inf)
         smallest = min(smallest, float(np.where(usual, size, np.inf).min()))
         largest = max(largest, float(np.where(usual, size, 0).max()))
-    if largest == 0:
-        return 0, 0
-    return int(np.frexp(smallest)[1]) - 1, int(np.frexp(largest)[1])
+    return (smallest, largest) if largest else (1.0, 0.0)
 
 
 def carrier_of_sums(fmt: Format, method: str, saturate: bool, known: Factors) -> Carrier | None:
@@ -84,7 +83,7 @@ def carrier_of_sums(fmt: Format, method: str, saturate: bool, known: Factors) ->
 
 
 def _carrier_of_sums(fmt: Format, method: str, known: Factors) -> Carrier | None:
-    exact32 = known.short and known.lowest >= -149 + 22 and known.highest <= 127
+    exact32 = known.short and known.smallest >= 2.0 ** (-149 + 22) and known.largest < 2.0**127
     if method == "fma":
         one_float64 = fmt.emax - fmt.emin + fmt.precision + 2 <= 53
         if fmt == FP32 and exact32:
@@ -150,11 +149,12 @@ class Nearest(Native):
         self.magic = magic_constants(fmt, saturate, carrier)
         self.work = np.empty(shape, carrier.words)
         # Looking for what cannot be there takes time.
-        self.small_products = known.lowest < fmt.emin
-        self.large_products = known.highest > fmt.emax or not known.finite
+        self.small_products = known.smallest < fmt.smallest_normal
+        self.large_products = known.largest >= 2.0**fmt.emax or not known.finite
         # A rounding makes a sum larger by a factor of 1 + eps/2 at most; Kahan's order has three.
-        growth = 2 * length * fmt.eps
-        largest = length * 2.0**known.highest * np.exp(growth) if growth < 10 else np.inf
+        growth = 1.5 * (length + 1) * fmt.eps
+        product = max(known.largest, fmt.smallest_subnormal)  # tiny ones may be rounded up to that
+        largest = length * product * np.exp(growth) if growth < 10 else np.inf
         self.large_sums = largest > fmt.max / 2 or not known.finite
 
     def multiply(self, x: Array, y: Array, out: Array) -> Array:

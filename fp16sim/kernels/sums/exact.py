@@ -98,7 +98,7 @@ def _leading(digits: Array, lowest: int) -> Array:
     first, second, third, fourth, fifth = (
         np.take_along_axis(digits, (top - i)[None], axis=0)[0] for i in range(5)
     )
-    rest = used.argmax(axis=0) < top - 4
+    rest = used.any(axis=0) & (used.argmax(axis=0) < top - 4)
     upper = np.ldexp((first << WIDTH | second).astype(np.float64), 61)
     middle = np.ldexp((third << WIDTH | fourth).astype(np.float64), 21)
     lower = (fifth << 1 | rest).astype(np.float64)

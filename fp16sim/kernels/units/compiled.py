@@ -48,7 +48,7 @@ def advance(step: Aligned, narrow: bool, vectors: bool) -> Advance:
     dividend = np.uint64((step.fraction_bits + 2 * 1023) << FLOAT64.fraction_bits)
     unit, units = 2.0 ** (-126 - step.kept_bits), 2.0 ** (126 + step.kept_bits)
     inverse = 2.0**-step.fraction_bits
-    largest_scale = floats(2.0**100)
+    largest_scale = floats(2.0**100 if narrow else np.inf)
 
     @njit(inline="always")
     def power_of(total: Any, largest: Any) -> Any:

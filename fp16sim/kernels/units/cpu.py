@@ -44,7 +44,7 @@ def add_up(
     make: type[_Unit] = {Aligned: _Aligned, Tree: _Tree, Floored: _Floored}[type(step)]
     known = factors(a, b)
     with np.errstate(all="ignore"):
-        most = np.abs(out).max(initial=0) + a.shape[1] * 2.0**known.highest
+        most = np.abs(out).max(initial=0) + a.shape[1] * known.largest
     specials = not known.finite or not most < output.max / 2
     tiny = bool(((out != 0) & (np.abs(out) < _TINY)).any())
     if (isinstance(step, Aligned) and output == FP32 and not (specials or tiny)) and (
@@ -135,8 +135,9 @@ class _Aligned(_Unit):
         power = np.maximum(_largest(x, y, self.operands, self.term), _powers(total, self.emin))
         power[power == 0] = 1
         scale = 2.0**bits / power
-        # Terms are zero where this limit matters: all products were, and c is tiny.
-        narrow = np.minimum(scale, 2.0**100).astype(self.floats)
+        # Where float32 has no room for the scale, all products are zero and c is tiny.
+        most = 2.0**100 if self.floats is np.float32 else np.inf
+        narrow = np.minimum(scale, most).astype(self.floats)
         self.sum[...] = 0
         for p, q in zip(x, y, strict=True):
             np.multiply(p, q, out=self.term)
@@ -159,6 +160,7 @@ class _Aligned(_Unit):
         if self.output == FP16:
             flat = total.reshape(-1)
             cpu.round_array(flat.copy(), flat, FP16)
+            np.add(total, 0, out=total)  # +0 of -0
             return
         words = total.view(np.int64)
         kept = self.step.kept_bits
