@@ -16,7 +16,7 @@ import torch
 from common import interleaved, statistics_of, write
 
 import fp16sim as fs
-from fp16sim import accumulate
+from fp16sim.accumulate import compute
 from fp16sim.kernels import compiled  # noqa: F401 - from now on compiled kernels are used
 from fp16sim.kernels.units import cpu as units
 
@@ -31,12 +31,12 @@ def without_numba(function):
     """The function as it runs where Numba is not installed."""
 
     def run():
-        switches = accumulate.compiled_if_worth, units.compiled_if_worth
-        accumulate.compiled_if_worth = units.compiled_if_worth = lambda *_: None
+        switches = compute.compiled_if_worth, units.compiled_if_worth
+        compute.compiled_if_worth = units.compiled_if_worth = lambda *_: None
         try:
             return function()
         finally:
-            accumulate.compiled_if_worth, units.compiled_if_worth = switches
+            compute.compiled_if_worth, units.compiled_if_worth = switches
 
     return run
 

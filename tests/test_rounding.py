@@ -721,3 +721,31 @@ def test_gpu_arrays_are_refused_by_name_where_they_cannot_be_used():
 def test_the_argument_of_random_bits_is_named():
     with pytest.raises(ValueError, match="random_bits=33"):
         fs.round_to(1.5, "fp16", "stochastic", rng=0, random_bits=33)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS, ids=lambda module: module.__name__)
+def test_an_executor_rounds_to_nearest_even_with_subnormals_unless_told_otherwise(executor):
+    x = np.float32([2049.0, 2051.0, 2.0**-24, 1e6, -np.inf])
+    out = np.empty_like(x)
+    executor.round_array(x, out, fs.FP16)
+    assert_same_bits(out, np.float32([2048.0, 2052.0, 2.0**-24, np.inf, -np.inf]))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (1, "x has dtype int64; allowed are float16, float32 and float64; write 1.0"),
+        (np.arange(3), "allowed are float16, float32 and float64; say x.astype('float32')"),
+        (np.array(["X"]), "x has dtype <U1; allowed are float16, float32 and float64"),
+        (1j, "x has dtype complex128; allowed are float16, float32 and float64"),
+    ],
+)
+def test_the_whole_message_for_what_is_no_float(x, message):
+    with pytest.raises(TypeError) as raised:
+        fs.round_to(x, "fp16")
+    assert str(raised.value).endswith(message)
+
+
+def test_the_whole_message_for_a_missing_seed():
+    with pytest.raises(ValueError, match=r"^rng=None is not allowed for mode='stochastic'; give"):
+        fs.round_to(1.5, "fp16", "stochastic")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import fp16sim as fs
 from fp16sim import accumulate, events
+from fp16sim.accumulate import compute
 from fp16sim.kernels import cpu, reference
 
 MODES = ["ties_to_even", "ties_to_away", "toward_zero", "toward_negative", "toward_positive"]
@@ -24,7 +25,7 @@ FORMATS = [fs.FP16, fs.BF16, fs.TF32, fs.FP32, fs.E4M3, fs.E5M2, fs.E2M1, fs.FP6
 def executor(request, monkeypatch):
     """Every executor: plain NumPy, and compiled from the first product on."""
     if request.param is cpu:
-        monkeypatch.setattr(accumulate, "compiled_if_worth", lambda *_: None)
+        monkeypatch.setattr(compute, "compiled_if_worth", lambda *_: None)
     return request.param
 
 
@@ -260,7 +261,7 @@ def test_results_do_not_depend_on_tiles(executor, monkeypatch, rng):
 
     before = results()
     for setting in ("TILE", "PANEL", "RUN", "EXACT_TILE"):
-        monkeypatch.setattr(accumulate, setting, 7)
+        monkeypatch.setattr(compute, setting, 7)
     for one, other in zip(before, results(), strict=True):
         assert_same_bits(one, other)
 
