@@ -437,3 +437,26 @@ ONES = np.ones((2, 2), np.float32)
 def test_refusals(arguments, error, message):
     with pytest.raises(error, match=message):
         fs.tensorcore.matmul(**({"a": ONES, "b": ONES} | arguments))
+
+
+@pytest.mark.parametrize("fmt", ["e4m3", "e5m2"])
+def test_the_largest_sums(executor, fmt):
+    """Of 32 products of the largest significands: too many bits for 32-bit integers on B200."""
+    largest = np.full(64, fs.formats.format_of(fmt).max, np.float32)
+    codes = codes_of(largest, fmt)[0].tolist()
+    for arch in ("L40S", "H100", "B200"):
+        got = fs.tensorcore.matmul(largest[None], largest[:, None], arch=arch, fmt=fmt)
+        wanted = oracle.nvidia(codes, codes, 0, arch, (fmt, fmt))
+        assert hex(words(got)[0, 0]) == hex(wanted)
+
+
+def test_a_sum_that_is_subnormal_has_the_smallest_normal_exponent(executor):
+    """After the first step the sum is 2^-140; it makes the second cut its products at 2^-150."""
+    a, b = np.zeros(16, np.float32), np.zeros(16, np.float32)
+    a[0] = b[0] = 2.0**-70
+    a[8:12], b[8:12] = 2.0**-75, 1.5 * 2.0**-75  # 0.75 of the smallest number of fp32 each
+    codes = [codes_of(x, "bf16")[0].tolist() for x in (a, b)]
+    wanted = oracle.nvidia(*codes, 0, "A100", ("bf16", "bf16"))
+    assert wanted == 2**9 + 2
+    got = fs.tensorcore.matmul(a[None], b[:, None], arch="A100", fmt="bf16")
+    assert words(got)[0, 0] == wanted
