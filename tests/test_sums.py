@@ -228,6 +228,13 @@ def test_double_rounding_is_not_hidden_in_fused_sums():
         same(got, expected_dot(x * [sign, 1], y, "fma", fs.FP16, fs.FP16))
 
 
+def test_double_rounding_is_not_hidden_in_products_that_float32_cannot_hold(executor):
+    # 1985 x 2113 = 2^22 + 1: just above the midpoint 2^-130, by less than float32's last bit.
+    deep = fs.Format(name="deep", precision=4, emin=-126, emax=10)
+    x, y = np.float32([1985 * 2.0**-70]), np.float32([2113 * 2.0**-82])
+    assert fs.dot(x, y, fmt="fp64", accumulator=deep) == deep.smallest_subnormal
+
+
 # --- against NumPy's loops -----------------------------------------------------------------------
 
 
