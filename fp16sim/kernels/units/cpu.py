@@ -9,6 +9,7 @@ The sum that is carried from step to step is held in float64.
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any
 
@@ -85,7 +86,7 @@ def _powers(x: Array, emin: int) -> Array:
     return powers
 
 
-class _Unit:
+class _Unit(ABC):
     """A tile of sums. ``add`` does one step; factors broadcast to (length, *tile)."""
 
     floats: Any = np.float64
@@ -96,8 +97,9 @@ class _Unit:
         self.step, self.operands, self.output = step, operands, output
         self.total = start.astype(np.float64)
 
+    @abstractmethod
     def add(self, x: Array, y: Array) -> None:
-        raise NotImplementedError
+        """One step: the factors of its products, first axis first."""
 
 
 def _largest(x: Array, y: Array, operands: tuple[Format, Format], out: Array) -> Array:
