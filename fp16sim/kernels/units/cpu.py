@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -42,7 +43,7 @@ def add_up(
     Shapes are (m, k), (k, n) and (m, n); or, of dot products of rows, (t, k), (t, k) and (t).
     operands: the formats whose numbers a and b hold. output: FP32 or FP16, of ``out``.
     """
-    make: type[_Unit] = {Aligned: _Aligned, Tree: _Tree, Floored: _Floored}[type(step)]
+    make: Callable[..., _Unit] = {Aligned: _Aligned, Tree: _Tree, Floored: _Floored}[type(step)]
     known = factors(a, b)
     with np.errstate(all="ignore"):
         most = np.abs(out).max(initial=0) + a.shape[1] * known.largest
