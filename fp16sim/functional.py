@@ -2,21 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fp16sim.arguments import one_of
-from fp16sim.autograd.ops import elementwise, fused
+from fp16sim.arguments import integer, one_of
+from fp16sim.autograd.ops import elementwise, fused, shape
 from fp16sim.autograd.tensor import Operand, Tensor, operand
 from fp16sim.backend import namespace_of
 
-__all__ = ["cross_entropy", "linear", "mse_loss", "relu", "sigmoid", "tanh"]
+__all__ = [
+    "concatenate",
+    "cross_entropy",
+    "linear",
+    "maximum",
+    "minimum",
+    "mse_loss",
+    "relu",
+    "sigmoid",
+    "stack",
+    "tanh",
+    "where",
+]
 
 
 def _tensor(value: object, argument: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{argument} must be a Tensor, got {type(value).__name__}")
     return value
+
+
+def maximum(input: Tensor, other: Operand) -> Tensor:
+    """The larger of both, each element; equal ones share the gradient. NaN wins."""
+    return elementwise.maximum(*_broadcast(_tensor(input, "input"), other, "other"))
+
+
+def minimum(input: Tensor, other: Operand) -> Tensor:
+    """The smaller of both, each element; equal ones share the gradient. NaN wins."""
+    return elementwise.minimum(*_broadcast(_tensor(input, "input"), other, "other"))
+
+
+def where(condition: ArrayLike, input: Tensor, other: Operand) -> Tensor:
+    """``input`` where the condition (booleans) holds, else ``other``; all three broadcast."""
+    chosen = np.asarray(condition)
+    if chosen.dtype != bool:
+        raise TypeError(f"condition has dtype {chosen.dtype}; allowed are booleans")
+    x, y = _broadcast(_tensor(input, "input"), other, "other")
+    try:
+        np.broadcast_shapes(chosen.shape, x.shape, y.shape)
+    except ValueError:
+        raise ValueError(
+            f"condition of shape {chosen.shape} does not broadcast with {x.shape} and {y.shape}"
+        ) from None
+    return elementwise.where(x, y, condition=chosen)
+
+
+def _broadcast(x: Tensor, other: Operand, argument: str) -> tuple[Tensor, Tensor]:
+    y = operand(other, x, argument)
+    try:
+        np.broadcast_shapes(x.shape, y.shape)
+    except ValueError:
+        raise ValueError(
+            f"{argument} of shape {y.shape} does not broadcast with {x.shape}"
+        ) from None
+    return x, y
+
+
+def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """One tensor of several that differ in size along ``axis`` only."""
+    parts = [_tensor(part, f"tensors[{i}]") for i, part in enumerate(tensors)]
+    if not parts:
+        raise ValueError("tensors is empty; give at least one")
+    ndim = parts[0].ndim
+    integer("axis", axis, at_least=-ndim, at_most=ndim - 1)
+    rest = [part.shape[: axis % ndim] + part.shape[axis % ndim + 1 :] for part in parts]
+    if len(set(rest)) > 1 or any(part.ndim != ndim for part in parts):
+        shapes = ", ".join(str(part.shape) for part in parts)
+        raise ValueError(f"tensors have shapes {shapes}; they may differ along axis {axis} only")
+    return shape.concatenate(*parts, axis=axis)
+
+
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """One tensor of several of one shape, along a new axis."""
+    parts = [_tensor(part, f"tensors[{i}]") for i, part in enumerate(tensors)]
+    if not parts or any(part.shape != parts[0].shape for part in parts):
+        shapes = ", ".join(str(part.shape) for part in parts)
+        raise ValueError(f"tensors have shapes [{shapes}]; allowed are some of one shape")
+    ndim = parts[0].ndim + 1
+    at = integer("axis", axis, at_least=-ndim, at_most=ndim - 1) % ndim
+    size = (*parts[0].shape[:at], 1, *parts[0].shape[at:])
+    return concatenate([part.reshape(size) for part in parts], at)
 
 
 def relu(input: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ AUTOCAST_CLASSES: Mapping[str, str] = MappingProxyType(
     {
         "matmul": "low",
         "linear": "low",
+        "power": "wide",
         "mse_loss": "wide",
         "cross_entropy": "wide",
         "sum": "wide",

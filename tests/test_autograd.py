@@ -28,6 +28,22 @@ RULES = {
     "subtract_from_scalar": (lambda x: 1 - x, (3,)),
     "multiply": (lambda x, y: x * y, (3, 4), ()),
     "multiply_self": (lambda x: x * x * x, (5,)),
+    "divide": (lambda x, y: x / (y * y + 1), (3, 4), (4,)),
+    "divide_scalar": (lambda x: (2 / (x * x + 1)) / 3, (4,)),
+    "power": (lambda x, y: (x * x + 0.5) ** y, (3, 4), (3, 1)),
+    "power_scalar": (lambda x: x**3 + 2.0**x, (4,)),
+    "absolute": (lambda x: abs(x) * x.abs() * x, (5,)),
+    "maximum": (lambda x, y: F.maximum(x, y) * x, (3, 4), (4,)),
+    "minimum": (lambda x, y: F.minimum(x, y) * x, (3, 4), (3, 1)),
+    "clamp": (lambda x: x.clamp(-0.5, 0.7) * x.clamp(low=0.1) * x, (20,)),
+    "where": (lambda x, y: F.where([True, False, True], x, y) * x, (2, 3), (3,)),
+    "transpose": (
+        lambda x: x.transpose(1, 2, 0).transpose() * x.transpose(0, 2, 1).sum(),
+        (2, 3, 4),
+    ),
+    "index": (lambda x: x[:, [0, 2, 0]] * x[1:, ..., None].sum() * x[x.data > 0].sum(), (3, 4)),
+    "concatenate": (lambda x, y: F.concatenate([x, y, x], axis=-1) ** 2, (2, 3), (2, 1)),
+    "stack": (lambda x, y: F.stack([x, y], axis=1) ** 2, (2, 3), (2, 3)),
     "negative": (lambda x: -x * x, (3,)),
     "relu": (lambda x: F.relu(x) * x, (20,)),
     "sigmoid": (lambda x: F.sigmoid(3 * x), (4, 3)),
@@ -445,3 +461,46 @@ class TestTensor:
         x = fs.Tensor(np.ones((2, 3)), requires_grad=True)
         with pytest.raises(error, match=message):
             action(x)
+
+
+X = fs.Tensor(np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: X.clamp(), ValueError, "low and high are both None"),
+        (lambda: X.clamp("a"), TypeError, "low must be a number"),
+        (lambda: X.clamp(high=float("nan")), ValueError, "high=nan"),
+        (lambda: X.transpose(0, 0), ValueError, r"axes=\(0, 0\)"),
+        (lambda: X.transpose(0, 5), ValueError, "axes"),
+        (lambda: X[2], IndexError, r"index 2 does not fit \(2, 3\)"),
+        (lambda: X[X], TypeError, "must be of integers or booleans"),
+        (lambda: X[np.array([0.5])], TypeError, "must be of integers or booleans"),
+        (lambda: X / np.ones(2), ValueError, "do not broadcast"),
+        (lambda: F.maximum(X, np.ones(2)), ValueError, r"other of shape \(2,\)"),
+        (lambda: F.minimum(1.0, X), TypeError, "input must be a Tensor"),
+        (lambda: F.where([1.0], X, X), TypeError, "condition has dtype float64"),
+        (lambda: F.where([True, False], X, X), ValueError, r"condition of shape \(2,\)"),
+        (lambda: F.concatenate([]), ValueError, "tensors is empty"),
+        (lambda: F.concatenate([X, X[0]]), ValueError, "along axis 0 only"),
+        (lambda: F.concatenate([X, X], 2), ValueError, "axis=2"),
+        (lambda: F.concatenate([X, 1.0]), TypeError, r"tensors\[1\] must be a Tensor"),
+        (lambda: F.stack([X, X[:1]]), ValueError, "of one shape"),
+    ],
+)
+def test_new_operations_refuse_clearly(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_what_moves_values_is_exact_and_the_rest_rounds_in_fp16(rng):
+    x = fs.Tensor(rng.standard_normal((4, 4)).astype(np.float16), requires_grad=True)
+    y = fs.Tensor(rng.standard_normal((4, 4)).astype(np.float16), requires_grad=True)
+    half_x, half_y = (t.numpy().astype(np.float16) for t in (x, y))
+    assert (x / y).fmt is fs.FP16
+    assert_same_bits((x / y).numpy(), (half_x / half_y).astype(np.float32))
+    assert_same_bits(x.clamp(high=0.1).numpy(), fs.round_to(np.minimum(half_x, 0.1), "fp16"))
+    F.maximum(x, x).backward(np.full((4, 4), 2.0**-24, np.float16))
+    # Halves of the smallest number, rounded to zero, twice.
+    assert (x.grad.numpy() == 0).all()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fp16sim.arguments import integer
+from fp16sim.arguments import integer, real
 from fp16sim.autograd import tape
 from fp16sim.autograd.ops import elementwise, matmul, reduce, shape
 from fp16sim.autograd.primitive import cast
@@ -199,14 +199,59 @@ class Tensor(tape.Node):
     def __rmul__(self, other: Operand) -> Tensor:
         return elementwise.multiply(*_pair(self, other, "*")[::-1])
 
+    def __truediv__(self, other: Operand) -> Tensor:
+        return elementwise.divide(*_pair(self, other, "/"))
+
+    def __rtruediv__(self, other: Operand) -> Tensor:
+        return elementwise.divide(*_pair(self, other, "/")[::-1])
+
+    def __pow__(self, other: Operand) -> Tensor:
+        return elementwise.power(*_pair(self, other, "**"))
+
+    def __rpow__(self, other: Operand) -> Tensor:
+        return elementwise.power(*_pair(self, other, "**")[::-1])
+
     def __neg__(self) -> Tensor:
         return elementwise.negative(self)
+
+    def __abs__(self) -> Tensor:
+        return elementwise.absolute(self)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        """Elements by position, as in NumPy: integers, slices, ..., None, integer arrays, masks."""
+        for part in key if isinstance(key, tuple) else (key,):
+            if isinstance(part, Tensor) or getattr(part, "dtype", np.dtype(int)).kind not in "iub":
+                raise TypeError(f"index {part!r} must be of integers or booleans")
+        try:
+            return shape.index(self, key=key)
+        except IndexError as error:
+            raise IndexError(f"index {key!r} does not fit {self.shape}: {error}") from None
 
     def __matmul__(self, other: Operand) -> Tensor:
         return _matmul(self, operand(other, self))
 
     def __rmatmul__(self, other: Operand) -> Tensor:
         return _matmul(operand(other, self), self)
+
+    def abs(self) -> Tensor:
+        """|x|, each element."""
+        return elementwise.absolute(self)
+
+    def clamp(self, low: float | None = None, high: float | None = None) -> Tensor:
+        """Each element cut to [low, high]; None is no limit. Raises ValueError for two of them."""
+        if low is None and high is None:
+            raise ValueError("low and high are both None; give one of them")
+        limits = [None if x is None else real(n, x) for n, x in (("low", low), ("high", high))]
+        return elementwise.clamp(self, low=limits[0], high=limits[1])
+
+    def transpose(self, *axes: int) -> Tensor:
+        """The axes in the given order, or reversed, as in NumPy."""
+        n = self.ndim
+        order = tuple(integer("axes", one, at_least=-n, at_most=n - 1) % n for one in axes)
+        order = order or tuple(range(n))[::-1]
+        if sorted(order) != list(range(n)):
+            raise ValueError(f"axes={axes} must name each axis of shape {self.shape} once")
+        return shape.transpose(self, axes=order)
 
     def sigmoid(self) -> Tensor:
         """1 / (1 + e^-x), each element."""
