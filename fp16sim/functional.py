@@ -16,11 +16,13 @@ __all__ = [
     "concatenate",
     "cross_entropy",
     "linear",
+    "log_softmax",
     "maximum",
     "minimum",
     "mse_loss",
     "relu",
     "sigmoid",
+    "softmax",
     "stack",
     "tanh",
     "where",
@@ -114,6 +116,26 @@ def tanh(input: Tensor) -> Tensor:
     Faithful in formats narrower than fp32; in fp32 within a few units in the last place.
     """
     return elementwise.tanh(_tensor(input, "input"))
+
+
+def softmax(input: Tensor, axis: int = -1) -> Tensor:
+    """e^x / Σ e^x along an axis: inside in the carrier's precision, rounded once."""
+    return fused.softmax(_with_axis(input, axis), axis=axis)
+
+
+def log_softmax(input: Tensor, axis: int = -1) -> Tensor:
+    """x - log Σ e^x along an axis: inside in the carrier's precision, rounded once."""
+    return fused.log_softmax(_with_axis(input, axis), axis=axis)
+
+
+def _with_axis(value: Tensor, axis: int) -> Tensor:
+    x = _tensor(value, "input")
+    if x.ndim == 0:
+        raise ValueError("input has no axes; it needs at least one")
+    integer("axis", axis, at_least=-x.ndim, at_most=x.ndim - 1)
+    if x.shape[axis] == 0:
+        raise ValueError(f"input has shape {x.shape}: no values along axis {axis}")
+    return x
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -27,6 +27,9 @@ AUTOCAST_CLASSES: Mapping[str, str] = MappingProxyType(
         "mse_loss": "wide",
         "cross_entropy": "wide",
         "sum": "wide",
+        "logsumexp": "wide",
+        "softmax": "wide",
+        "log_softmax": "wide",
     }
 )
 

@@ -273,6 +273,34 @@ class Tensor(tape.Node):
         """Mean over ``axis`` (all if None): accumulated in the carrier, rounded once."""
         return reduce.mean(self, axis=_checked_axes(self, axis), keepdims=keepdims)
 
+    def max(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+        """Largest value over ``axis`` (all if None); equal ones share the gradient."""
+        axes = _checked_axes(self, axis)
+        return reduce.max(_not_empty(self, axes, "max"), axis=axes, keepdims=keepdims)
+
+    def min(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+        """Smallest value over ``axis`` (all if None); equal ones share the gradient."""
+        axes = _checked_axes(self, axis)
+        return reduce.min(_not_empty(self, axes, "min"), axis=axes, keepdims=keepdims)
+
+    def var(
+        self,
+        axis: int | tuple[int, ...] | None = None,
+        correction: int = 1,
+        keepdims: bool = False,
+    ) -> Tensor:
+        """Variance over ``axis`` (all if None): Σ(x - mean)² / (n - correction), rounded once."""
+        count = integer("correction", correction, at_least=0)
+        axes = _checked_axes(self, axis)
+        return reduce.var(self, axis=axes, keepdims=keepdims, correction=count)
+
+    def logsumexp(
+        self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
+    ) -> Tensor:
+        """log Σ e^x over ``axis`` (all if None), without overflow, rounded once."""
+        axes = _checked_axes(self, axis)
+        return reduce.logsumexp(_not_empty(self, axes, "logsumexp"), axis=axes, keepdims=keepdims)
+
     def reshape(self, *shape_: int | Sequence[int]) -> Tensor:
         """The same values in another shape, as ``reshape(2, -1)`` or ``reshape((2, -1))``."""
         given: Any = shape_[0] if len(shape_) == 1 else shape_
@@ -341,6 +369,13 @@ def _matmul(x: Tensor, y: Tensor) -> Tensor:
         return product
     kept = product.shape[:-2] + product.shape[-2:-1] * (x.ndim > 1)
     return product.reshape(kept + product.shape[-1:] * (y.ndim > 1))
+
+
+def _not_empty(x: Tensor, axis: int | tuple[int, ...] | None, what: str) -> Tensor:
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    if any(x.shape[one] == 0 for one in axes):
+        raise ValueError(f"{what} over axis {axis} of shape {x.shape}: there are no values")
+    return x
 
 
 def _checked_axes(

@@ -75,6 +75,26 @@ CASES = {
         (2, 3, 4),
     ),
     "mean": (lambda x: x.mean(axis=-1), lambda x: x.mean(dim=-1), (3, 4)),
+    "max": (lambda x: x.max(axis=(0, 2)), lambda x: x.amax(dim=(0, 2)), (2, 3, 4)),
+    "max_of_equals": (
+        lambda x: (x - x).max(axis=1) + (x - x).min() + x.max(),
+        lambda x: (x - x).amax(dim=1) + (x - x).amin() + x.amax(),
+        (3, 4),
+    ),
+    "min": (
+        lambda x: x.min(axis=-1, keepdims=True),
+        lambda x: x.amin(dim=-1, keepdim=True),
+        (3, 4),
+    ),
+    "var": (lambda x: x.var(axis=1), lambda x: x.var(dim=1), (3, 4)),
+    "var_all": (lambda x: x.var(correction=0), lambda x: x.var(correction=0), (3, 4)),
+    "logsumexp": (
+        lambda x: (x * 1000).logsumexp(axis=(0, 1)),
+        lambda x: (x * 1000).logsumexp(dim=(0, 1)),
+        (3, 4),
+    ),
+    "softmax": (lambda x: F.softmax(x * 100, 0), lambda x: T.softmax(x * 100, 0), (3, 4)),
+    "log_softmax": (lambda x: F.log_softmax(x * 100), lambda x: T.log_softmax(x * 100, -1), (3, 4)),
     "reshape": (lambda x: x.reshape(2, -1), lambda x: x.reshape(2, -1), (3, 4)),
     "cross_entropy_of_large_logits": (
         lambda x: F.cross_entropy(x * 1000, [1, 0, 3]),

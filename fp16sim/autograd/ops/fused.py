@@ -72,3 +72,30 @@ def _(g: Array, log_softmax: Array, rows: Array, target: Array, weight: Any) -> 
     gradient = namespace_of(g).exp(log_softmax)
     gradient[rows, target] -= 1
     return (gradient * (weight * g.reshape(-1, 1)),)
+
+
+@primitive
+def softmax(x: Array, *, axis: int) -> Any:
+    """e^x / Σ e^x along an axis."""
+    powers = namespace_of(x).exp(x - x.max(axis=axis, keepdims=True))
+    y = powers / powers.sum(axis=axis, keepdims=True)
+    return y, (y, axis)
+
+
+@softmax.backward
+def _(g: Array, y: Array, axis: int) -> Any:
+    return (y * (g - (g * y).sum(axis=axis, keepdims=True)),)
+
+
+@primitive
+def log_softmax(x: Array, *, axis: int) -> Any:
+    """x - log Σ e^x along an axis."""
+    xp = namespace_of(x)
+    shifted = x - x.max(axis=axis, keepdims=True)
+    y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+    return y, (y, axis)
+
+
+@log_softmax.backward
+def _(g: Array, y: Array, axis: int) -> Any:
+    return (g - namespace_of(y).exp(y) * g.sum(axis=axis, keepdims=True),)
