@@ -7,20 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fp16sim.arguments import integer, one_of
-from fp16sim.autograd.ops import elementwise, fused, shape
+from fp16sim.arguments import integer, one_of, real
+from fp16sim.autograd.ops import elementwise, fused, norms, shape
 from fp16sim.autograd.tensor import Operand, Tensor, operand
 from fp16sim.backend import namespace_of
 
 __all__ = [
     "concatenate",
     "cross_entropy",
+    "layer_norm",
     "linear",
     "log_softmax",
     "maximum",
     "minimum",
     "mse_loss",
     "relu",
+    "rms_norm",
     "sigmoid",
     "softmax",
     "stack",
@@ -136,6 +138,56 @@ def _with_axis(value: Tensor, axis: int) -> Tensor:
     if x.shape[axis] == 0:
         raise ValueError(f"input has shape {x.shape}: no values along axis {axis}")
     return x
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x - mean) / √(var + eps) · weight + bias over the last axes, which have normalized_shape.
+
+    One primitive: statistics in the carrier's precision, one rounding. weight and bias have
+    normalized_shape. Source: Ba, Kiros and Hinton, "Layer Normalization", arXiv 1607.06450.
+    """
+    x, axes = _with_last_axes(input, normalized_shape, weight=weight, bias=bias)
+    if bias is not None and weight is None:
+        raise ValueError("bias without weight is not supported; give a weight of ones")
+    given = [part for part in (weight, bias) if part is not None]
+    return norms.layer_norm(x, *given, axes=axes, eps=real("eps", eps, at_least=0))
+
+
+def rms_norm(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """x / √(mean(x²) + eps) · weight over the last axes, which have normalized_shape.
+
+    One primitive, as ``layer_norm``. Source: Zhang and Sennrich, "Root Mean Square Layer
+    Normalization", arXiv 1910.07467. (PyTorch's eps is the dtype's; this one is a number.)
+    """
+    x, axes = _with_last_axes(input, normalized_shape, weight=weight)
+    given = [] if weight is None else [weight]
+    return norms.rms_norm(x, *given, axes=axes, eps=real("eps", eps, at_least=0))
+
+
+def _with_last_axes(
+    value: Tensor, normalized_shape: int | Sequence[int], **parameters: Tensor | None
+) -> tuple[Tensor, tuple[int, ...]]:
+    x = _tensor(value, "input")
+    given = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not given or x.shape[-len(given) :] != given or 0 in given:
+        raise ValueError(
+            f"normalized_shape={normalized_shape!r} must be the last sizes of input's {x.shape}"
+        )
+    for name, parameter in parameters.items():
+        if parameter is not None and _tensor(parameter, name).shape != given:
+            raise ValueError(f"{name} has shape {parameter.shape}; allowed is {given}")
+    return x, tuple(range(-len(given), 0))
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

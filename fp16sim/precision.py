@@ -28,6 +28,8 @@ AUTOCAST_CLASSES: Mapping[str, str] = MappingProxyType(
         "cross_entropy": "wide",
         "sum": "wide",
         "logsumexp": "wide",
+        "layer_norm": "wide",
+        "rms_norm": "wide",
         "softmax": "wide",
         "log_softmax": "wide",
     }

@@ -104,6 +104,19 @@ CASES = {
     "matmul": (lambda x, y: x @ y, lambda x, y: x @ y, (5, 1, 3, 4), (2, 4, 2)),
     "matmul_vector": (lambda x, y: x @ y, lambda x, y: x @ y, (5, 3, 4), (4,)),
     "matmul_dot": (lambda x, y: x @ y, lambda x, y: x @ y, (4,), (4,)),
+    "layer_norm": (
+        lambda x, w, b: F.layer_norm(x, (3, 4), w, b, 1e-3),
+        lambda x, w, b: T.layer_norm(x, (3, 4), w, b, 1e-3),
+        (2, 3, 4),
+        (3, 4),
+        (3, 4),
+    ),
+    "rms_norm": (
+        lambda x, w: F.rms_norm(x, 4, w, 1e-3),
+        lambda x, w: T.rms_norm(x, (4,), w, 1e-3),
+        (2, 3, 4),
+        (4,),
+    ),
     "linear": (F.linear, T.linear, (2, 5, 3), (4, 3), (4,)),
     "mse_loss": (F.mse_loss, T.mse_loss, (3, 4), (3, 4)),
     "mse_loss_sum": (
