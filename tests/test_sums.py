@@ -235,11 +235,14 @@ def test_double_rounding_is_not_hidden_in_products_that_float32_cannot_hold(exec
     assert fs.dot(x, y, fmt="fp64", accumulator=deep) == deep.smallest_subnormal
 
 
-def test_double_rounding_is_not_hidden_in_sums_of_13_bits(executor):
-    # 17 x 241 = 2^12 + 1: the sum is just above a midpoint, by less than float32's last bit.
-    fmt = fs.Format(name="p13", precision=13, emin=-20, emax=20)
-    x, y = np.float32([1, 17 * 2.0**-13]), np.float32([1, 241 * 2.0**-12])
-    assert fs.dot(x, y, fmt="fp64", accumulator=fmt) == 1 + 2.0**-12
+@pytest.mark.parametrize(("p", "first", "second"), [(13, 17, 241), (30, 177, 3033169)])
+def test_double_rounding_is_not_hidden_in_sums_of_many_bits(executor, p, first, second):
+    # The product is 2^(p-1) + 1: the sum is just above a midpoint, by less than the carrier's last
+    # bit, be it float32 or float64.
+    fmt = fs.Format(name="many", precision=p, emin=-90, emax=20)
+    x, y = np.float32([1, first * 2.0**-p]), np.float32([1, second * 2.0 ** (1 - p)])
+    assert first * second == 2 ** (p - 1) + 1
+    assert fs.dot(x, y, fmt="fp64", accumulator=fmt) == 1 + 2.0 ** (1 - p)
 
 
 # --- against NumPy's loops -----------------------------------------------------------------------
