@@ -245,6 +245,21 @@ def test_double_rounding_is_not_hidden_in_sums_of_many_bits(executor, p, first, 
     assert fs.dot(x, y, fmt="fp64", accumulator=fmt) == 1 + 2.0 ** (1 - p)
 
 
+@pytest.mark.parametrize(
+    ("fmt", "x", "y"),
+    [
+        # 2^-100, and then a midpoint above it: float64 holds either, not their sum.
+        (fs.BF16, [2.0**-50, 257 * 2.0**-8], [2.0**-50, 1]),
+        # 1 and 2^-11 + 2^-57, a product of 24-bit factors: 8392705 x 8384513 = 2^46 + 1.
+        (fs.FP16, [1, 8392705 * 2.0**-30], [1, 8384513 * 2.0**-27]),
+    ],
+)
+def test_double_rounding_is_not_hidden_in_fused_sums_that_float64_cannot_hold(executor, fmt, x, y):
+    x, y = np.float32(x), np.float32(y)
+    got = fs.dot(x, y, fmt="fp64", accumulator=fs.Accumulator("fma", fmt))
+    assert got == 1 + fmt.eps
+
+
 # --- against NumPy's loops -----------------------------------------------------------------------
 
 
