@@ -260,6 +260,21 @@ def test_double_rounding_is_not_hidden_in_fused_sums_that_float64_cannot_hold(ex
     assert got == 1 + fmt.eps
 
 
+def test_double_rounding_is_not_hidden_in_products_of_13_bit_factors(executor):
+    # 26 bits, just beside a midpoint of fp16.
+    x, y = np.float32([4445, 6433, 5813]) / 4096, np.float32([5387, 5407, 6243]) / 4096
+    for p, q in zip(x, y, strict=True):
+        same(fs.dot(p[None], q[None], accumulator="fp16"),
+             reference.round_to(Fraction(float(p)) * Fraction(float(q)), fs.FP16))  # fmt: skip
+
+
+def test_formats_that_reach_below_the_carriers_normal_numbers(executor):
+    low = fs.Format(name="low", precision=4, emin=-130, emax=10)
+    # 17/16 of 2^-127, a subnormal number of float32 and a normal one of the format: a tie.
+    got = fs.dot(np.float32([17 * 2.0**-68]), np.float32([2.0**-63]), fmt="fp64", accumulator=low)
+    assert got == 2.0**-127
+
+
 # --- against NumPy's loops -----------------------------------------------------------------------
 
 
