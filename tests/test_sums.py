@@ -349,7 +349,10 @@ def test_exact_long_and_cancelling(rng):
     assert fs.sum(ones, fmt="fp32", accumulator="exact") == 100_001
 
 
-@pytest.mark.parametrize(("last", "expected"), [(0, 2048), (2.0**-24, 2050), (-(2.0**-24), 2048)])
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [(0, 2048), (2.0**-24, 2050), (-(2.0**-24), 2048), (2.0**-120, 2050), (-(2.0**-120), 2048)],
+)
 def test_exact_at_a_tie(last, expected):
     assert fs.sum(np.float64([2048, 1, last]), accumulator="exact") == expected
 
