@@ -345,6 +345,13 @@ def test_exact_long_and_cancelling(rng):
     factors = np.concatenate([x, -x, [np.float16(2.0**-24)]])[order]
     others = np.concatenate([y, y, [np.float16(2.0**-10)]])[order]
     assert fs.dot(factors, others, fmt="fp32", accumulator="exact") == 2.0**-34
+    full = np.full(16_001, 2.0**20 - 1)  # every digit as large as can be
+    assert fs.dot(full, full, fmt="fp32", accumulator="exact") == fs.round_to(
+        float(16_001 * (2**20 - 1) ** 2), "fp32"
+    )
+    wide = fs.Format(name="wide", precision=50, emin=-300, emax=300)
+    got = fs.dot(full[:8_193], full[:8_193], fmt=wide, accumulator="exact")
+    assert got == exactly(full[:8_193], full[:8_193], wide)
     ones = np.ones(100_001, np.float16)
     assert fs.sum(ones, fmt="fp32", accumulator="exact") == 100_001
 
