@@ -190,6 +190,12 @@ def test_blocks(executor, fmt, between, block, rng):
         same(np.diagonal(product), wanted)
 
 
+def test_sums_of_blocks_are_rounded_once(executor):
+    x = np.float32([1, 0, 2.0**-24, 2.0**-60])  # the second block's sum has 37 bits
+    accumulator = fs.Accumulator("sequential", fs.FP64, 2, fs.FP32)
+    assert fs.sum(x, fmt="fp64", accumulator=accumulator) == 1 + 2.0**-23
+
+
 def test_a_format_of_ones_own(executor, rng):
     for fmt in (
         fs.Format(name="p9", precision=9, emin=-5, emax=6),
