@@ -12,10 +12,10 @@ give different bits on each::
 A long dot product is a chain of steps along k, in order, each starting from the result of the one
 before. A library may cut k in another way (split-K, several accumulators).
 
-How far this is checked against hardware: see the tests. NVIDIA's units for fp16, bf16 and tf32 and
-fp8 on L40S agree with outputs recorded on V100, A100, L40S, H100 and B200; Turing's block length
-is disputed; Blackwell's tcgen05 and AMD's units rest on the model alone (``kernels.units.steps``
-has the sources).
+How far this is checked against hardware: single steps of fp16, bf16 and tf32, of fp8 on L40S, and
+of fp8 on H100 without c, agree with outputs recorded on V100, A100, L40S, H100 and B200. Chains,
+subnormal numbers, overflow, Turing (its block length is disputed), Blackwell's tcgen05 and AMD's
+units rest on published models alone (``kernels.units.steps`` has the sources).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fp16sim.formats import (
     Format,
     FormatLike,
     format_of,
-)  # fmt: skip
+)
 from fp16sim.kernels.units import cpu
 from fp16sim.kernels.units.steps import Aligned, Floored, Step, Tree
 from fp16sim.rounding import Rounding, float_array

@@ -749,3 +749,25 @@ def test_the_whole_message_for_what_is_no_float(x, message):
 def test_the_whole_message_for_a_missing_seed():
     with pytest.raises(ValueError, match=r"^rng=None is not allowed for mode='stochastic'; give"):
         fs.round_to(1.5, "fp16", "stochastic")
+
+
+def test_formats_that_reach_below_float32s_normal_numbers_heed_the_switches():
+    low = fs.Format(name="low", precision=4, emin=-130, emax=10)
+    x = np.float32([2.0**-132, 1e6, -1e6])
+    assert_same_bits(fs.round_to(x, low), np.float32([2.0**-132, np.inf, -np.inf]))
+    flushed = fs.round_to(x, low, saturate=True, subnormals=False)
+    assert_same_bits(flushed, np.float32([0, low.max, -low.max]))
+
+
+@pytest.mark.parametrize(
+    ("mode", "x", "overflows"),
+    [
+        ("ties_to_even", 65519.0, 0), ("ties_to_even", 65520.0, 1), ("toward_positive", 65505.0, 1),
+        ("toward_positive", -65535.0, 0), ("toward_negative", -65505.0, 1),
+        ("toward_zero", 65535.0, 0), ("toward_zero", 65536.0, 1),
+    ],
+)  # fmt: skip
+def test_overflow_is_counted_by_the_mode(mode, x, overflows):
+    with fs.status_flags() as flags:
+        fs.round_to(x, "fp16", mode)
+    assert flags.overflow == overflows

@@ -321,7 +321,7 @@ def compare(arch, fmt, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "fmt"), CASES)
-def test_a_million_outputs(arch, fmt):
+def test_a_million_outputs(executor, arch, fmt):
     compare(arch, fmt, 0)
 
 

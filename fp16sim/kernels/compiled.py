@@ -36,7 +36,7 @@ from fp16sim.kernels.words import (
     sub,
     through_adder,
     where,
-)  # fmt: skip
+)
 
 
 def round_array(

@@ -28,7 +28,7 @@ from fp16sim.kernels.words import (
     through_adder,
     where,
     word_of,
-)  # fmt: skip
+)
 
 #: the orders that are compiled
 METHODS = ("sequential", "fma", "kahan")
