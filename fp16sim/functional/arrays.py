@@ -1,0 +1,101 @@
+"""Choosing, joining and padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fp16sim.arguments import integer, real
+from fp16sim.autograd.ops import elementwise, shape
+from fp16sim.autograd.tensor import Operand, Tensor
+from fp16sim.backend import RandomLike, generator, namespace_of
+from fp16sim.functional.checks import broadcast, integers, switch, tensor, with_axes
+
+
+def maximum(input: Tensor, other: Operand) -> Tensor:
+    """The larger of both, each element; equal ones share the gradient. NaN wins."""
+    return elementwise.maximum(*broadcast(tensor(input, "input"), other, "other"))
+
+
+def minimum(input: Tensor, other: Operand) -> Tensor:
+    """The smaller of both, each element; equal ones share the gradient. NaN wins."""
+    return elementwise.minimum(*broadcast(tensor(input, "input"), other, "other"))
+
+
+def where(condition: ArrayLike, input: Tensor, other: Operand) -> Tensor:
+    """``input`` where the condition (booleans) holds, else ``other``; all three broadcast."""
+    x, y = broadcast(tensor(input, "input"), other, "other")
+    chosen = namespace_of(x.data).asarray(condition)
+    if chosen.dtype != bool:
+        raise TypeError(f"condition has dtype {chosen.dtype}; allowed are booleans")
+    try:
+        np.broadcast_shapes(chosen.shape, x.shape, y.shape)
+    except ValueError:
+        raise ValueError(
+            f"condition of shape {chosen.shape} does not broadcast with {x.shape} and {y.shape}"
+        ) from None
+    return elementwise.where(x, y, condition=chosen)
+
+
+def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """One tensor of several that differ in size along ``axis`` only."""
+    parts = [tensor(part, f"tensors[{i}]") for i, part in enumerate(tensors)]
+    if not parts:
+        raise ValueError("tensors is empty; give at least one")
+    ndim = parts[0].ndim
+    integer("axis", axis, at_least=-ndim, at_most=ndim - 1)
+    rest = [part.shape[: axis % ndim] + part.shape[axis % ndim + 1 :] for part in parts]
+    if len(set(rest)) > 1 or any(part.ndim != ndim for part in parts):
+        shapes = ", ".join(str(part.shape) for part in parts)
+        raise ValueError(f"tensors have shapes {shapes}; they may differ along axis {axis} only")
+    return shape.concatenate(*parts, axis=axis)
+
+
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """One tensor of several of one shape, along a new axis."""
+    parts = [tensor(part, f"tensors[{i}]") for i, part in enumerate(tensors)]
+    if not parts or any(part.shape != parts[0].shape for part in parts):
+        shapes = ", ".join(str(part.shape) for part in parts)
+        raise ValueError(f"tensors have shapes [{shapes}]; allowed are some of one shape")
+    ndim = parts[0].ndim + 1
+    at = integer("axis", axis, at_least=-ndim, at_most=ndim - 1) % ndim
+    size = (*parts[0].shape[:at], 1, *parts[0].shape[at:])
+    return concatenate([part.reshape(size) for part in parts], at)
+
+
+def pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
+    """A border of a constant: (before, after) of the last axis, then of the one before it, ...
+
+    As ``torch.nn.functional.pad`` with mode "constant", but widths are at least 0.
+    """
+    x = tensor(input, "input")
+    widths = [integer("pad", width, at_least=0) for width in pad]
+    if len(widths) % 2 or len(widths) > 2 * x.ndim:
+        raise ValueError(f"pad={pad!r} must have two widths for each of at most {x.ndim} axes")
+    pairs = list(zip(widths[::2], widths[1::2], strict=True))
+    every = [(0, 0)] * (x.ndim - len(pairs)) + pairs[::-1]
+    return shape.pad(x, widths=tuple(every), value=real("value", value))
+
+
+def embedding(input: ArrayLike, weight: Tensor) -> Tensor:
+    """Rows of ``weight`` (entries, width) by their numbers; input's shape and then width."""
+    w = with_axes(weight, "weight", 2, "(entries, width)")
+    return shape.embedding(w, ids=integers(input, "input", w, w.shape[0]))
+
+
+def dropout(
+    input: Tensor, p: float = 0.5, training: bool = True, *, rng: RandomLike = None
+) -> Tensor:
+    """Each element is zero with probability p, else divided by 1 - p; nothing if not training.
+
+    Source: Srivastava et al., "Dropout", JMLR 15 (2014), scaled while training.
+    """
+    x, p = tensor(input, "input"), real("p", p, at_least=0)
+    if p > 1:
+        raise ValueError(f"p={p!r} is not allowed; it must be a probability")
+    if not switch("training", training) or p == 0:
+        return x
+    kept = generator(rng).random(x.shape, np.float32) >= p
+    return shape.dropout(x, kept=namespace_of(x.data).asarray(kept), p=p)
