@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fp16sim import arith, data, functional, models, nn, optim, tensorcore, training
 from fp16sim.accumulate import Accumulator, dot, matmul, mean, sum
-from fp16sim.autograd import Tensor, check_gradients, no_grad
+from fp16sim.autograd import Tensor, check_gradients, no_grad, primitive
 from fp16sim.blocks import (
     MXFP4,
     MXFP6_E2M3,
@@ -88,6 +88,7 @@ __all__ = [
     "nn",
     "no_grad",
     "optim",
+    "primitive",
     "round_blocks",
     "round_to",
     "status_flags",

@@ -51,3 +51,19 @@ def generator(rng: RandomLike) -> np.random.Generator:
     if isinstance(rng, int | np.integer) and rng < 0:
         raise ValueError(f"rng={rng} is not allowed; a seed must be at least 0")
     return np.random.default_rng(rng)
+
+
+def add_at(target: Array, key: Any, values: Array) -> None:
+    """``target[key] += values``, where a place that is named several times gets all its values."""
+    xp = namespace_of(target)
+    if xp is not np or not (isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype != bool):
+        xp.add.at(target, key, values)
+        return
+    if not len(key):
+        return
+    # Rows: sorted by their places, each place's are next to each other, and are summed at once.
+    key = key % len(target)  # -1 is the last
+    order = np.argsort(key, kind="stable")
+    places = key[order]
+    starts = np.flatnonzero(np.concatenate([[True], places[1:] != places[:-1]]))
+    target[places[starts]] += np.add.reduceat(values[order], starts, axis=0)

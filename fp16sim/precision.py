@@ -23,15 +23,29 @@ AUTOCAST_CLASSES: Mapping[str, str] = MappingProxyType(
     {
         "matmul": "low",
         "linear": "low",
+        "conv2d": "low",
+        "conv_transpose2d": "low",
+        "scaled_dot_product_attention": "low",
         "power": "wide",
-        "mse_loss": "wide",
-        "cross_entropy": "wide",
+        "exp": "wide",
+        "log": "wide",
+        "softplus": "wide",
         "sum": "wide",
         "logsumexp": "wide",
-        "layer_norm": "wide",
-        "rms_norm": "wide",
         "softmax": "wide",
         "log_softmax": "wide",
+        "layer_norm": "wide",
+        "rms_norm": "wide",
+        "group_norm": "wide",
+        "mse_loss": "wide",
+        "l1_loss": "wide",
+        "huber_loss": "wide",
+        "binary_cross_entropy_with_logits": "wide",
+        "nll_loss": "wide",
+        "cross_entropy": "wide",
+        "dice_loss": "wide",  # PyTorch has none; composed of sums there
+        "upsample_nearest2d": "wide",
+        "upsample_bilinear2d": "wide",
     }
 )
 
@@ -59,19 +73,19 @@ class Policy:
         return widest(inputs)
 
 
-# The policies of all regions entered and not left, the innermost last; None for a disabled one.
-_regions: ContextVar[tuple[Policy | None, ...]] = ContextVar("regions", default=(None,))
+#: the policies of all regions entered and not left, the innermost last; None for a disabled one
+regions: ContextVar[tuple[Policy | None, ...]] = ContextVar("regions", default=(None,))
 
 
 def format_for(primitive: str, inputs: list[Format]) -> Format:
     """What the policy in force says; without one, the widest input format."""
-    policy = _regions.get()[-1]
+    policy = regions.get()[-1]
     return widest(inputs) if policy is None else policy.format_for(primitive, inputs)
 
 
 def multiplier_for(fmt: Format) -> Callable[[Array, Array], Array]:
     """How a primitive that runs in ``fmt`` multiplies matrices, as the policy in force says."""
-    policy = _regions.get()[-1]
+    policy = regions.get()[-1]
     if policy is None or policy.accumulator is None or fmt != policy.low:
         return operator.matmul
     return multiplier(policy.accumulator, fmt)
@@ -108,7 +122,7 @@ class autocast(ContextDecorator):  # noqa: N801 - PyTorch's name
         self._policy = Policy(fmt, accumulator=adds) if enabled else None
 
     def __enter__(self) -> autocast:
-        _regions.set((*_regions.get(), self._policy))
+        regions.set((*regions.get(), self._policy))
         return self
 
     def __exit__(
@@ -117,4 +131,4 @@ class autocast(ContextDecorator):  # noqa: N801 - PyTorch's name
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _regions.set(_regions.get()[:-1])
+        regions.set(regions.get()[:-1])

@@ -1,12 +1,27 @@
-"""The training loop: one for all precisions, since a disabled scaler steps plainly."""
+"""The training loop: one for all precisions, since a disabled scaler steps plainly.
+
+``train_step`` is what happens in a step; ``train`` repeats it; a ``Run`` can be stopped at any time
+and continued later, bit for bit as if it had not been.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from fp16sim import checkpoint
+from fp16sim.arguments import integer
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array
+from fp16sim.nn import Module
 from fp16sim.optim import Optimizer
 from fp16sim.precision import autocast
 from fp16sim.scaling import GradScaler
@@ -25,6 +40,30 @@ class Step:
     skipped: bool
 
 
+def train_step(
+    loss_of: Callable[[], Tensor],
+    optimizer: Optimizer,
+    index: int = 0,
+    *,
+    precision: autocast | None = None,
+    scaler: GradScaler | None = None,
+) -> Step:
+    """Forward, backward, update.
+
+    loss_of: computes a loss of one value. index: the step's number, for the record. precision: the
+    autocast region to compute the loss in; None for none. scaler: None for no loss scaling.
+    """
+    scaler = scaler or GradScaler(enabled=False)
+    optimizer.zero_grad()
+    with precision or autocast(enabled=False):
+        loss = loss_of()
+    scale = scaler.get_scale()
+    scaler.scale(loss).backward()
+    stepped = scaler.step(optimizer)
+    scaler.update()
+    return Step(index, loss.item(), scale, not stepped)
+
+
 def train(
     loss_of: Callable[[Array], Tensor],
     batches: Iterable[Array],
@@ -36,22 +75,182 @@ def train(
 ) -> list[Step]:
     """Train over all batches and return what each step did.
 
-    loss_of: from a batch to a loss of one value. precision: the autocast region to compute the
-    loss in; None for none. scaler: None for no loss scaling. on_step: called after every step.
+    loss_of: from a batch to a loss of one value. on_step: called after every step. The others as
+    for ``train_step``.
     """
-    precision = precision or autocast(enabled=False)
-    scaler = scaler or GradScaler(enabled=False)
     history: list[Step] = []
     for index, batch in enumerate(batches):
-        optimizer.zero_grad()
-        with precision:
-            loss = loss_of(batch)
-        scale = scaler.get_scale()
-        scaler.scale(loss).backward()
-        stepped = scaler.step(optimizer)
-        scaler.update()
-        step = Step(index, loss.item(), scale, not stepped)
+        loss = partial(loss_of, batch)
+        step = train_step(loss, optimizer, index, precision=precision, scaler=scaler)
         history.append(step)
         if on_step is not None:
             on_step(step)
     return history
+
+
+class Run:
+    """A training run with all its state in one place, so that it can be saved and continued.
+
+    ::
+
+        run = Run(model, optimizer, lambda step: model.loss(*batch_of(step)), scaler=scaler)
+        run.train(1000, path="run.safetensors")    # Ctrl-C: stops after this step, and saves
+        run.load("run.safetensors")                # in another process, set up in the same way
+        run.train(1000, path="run.safetensors")    # the steps that are left
+
+    loss_of: from the number of a step to its loss. It must depend on that number, on the model and
+    on the generators only, so that a continued run is the same run: draw the batches of a step
+    from ``np.random.default_rng([seed, step])``, or take ``Task.batch``.
+    schedule: an ``optim.Schedule``, stepped after every step. generators: random generators by
+    name, to be saved besides those that modules (dropout) hold.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        loss_of: Callable[[int], Tensor],
+        *,
+        precision: autocast | None = None,
+        scaler: GradScaler | None = None,
+        schedule: Any = None,
+        generators: dict[str, np.random.Generator] | None = None,
+    ) -> None:
+        self.model, self.optimizer, self.loss_of = model, optimizer, loss_of
+        self.precision, self.scaler, self.schedule = precision, scaler, schedule
+        held = ((path, vars(module).get("rng")) for path, module in model.named_modules())
+        self.generators = {
+            f"model.{path}": rng for path, rng in held if isinstance(rng, np.random.Generator)
+        } | (generators or {})
+        #: what every step so far did
+        self.history: list[Step] = []
+        #: what was measured on the way: dicts of numbers, each with the number of steps before it
+        self.metrics: list[dict[str, float]] = []
+
+    def train(
+        self,
+        steps: int,
+        *,
+        path: str | Path | None = None,
+        every: int = 100,
+        on_step: Callable[[Step], None] | None = None,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+    ) -> list[Step]:
+        """Train until ``steps`` steps are done in all, and return the history.
+
+        path: where to save after every ``every`` steps and at the end. Ctrl-C lets the step that
+        is being done finish, saves, and raises KeyboardInterrupt; a second one does not wait.
+        evaluate: measures whenever the run would be saved.
+        """
+        steps = integer("steps", steps, at_least=0)
+        every = integer("every", every, at_least=1)
+        with _interrupts() as interrupted:
+            while len(self.history) < steps:
+                self._step()
+                done = len(self.history)
+                if on_step is not None:
+                    on_step(self.history[-1])
+                if done % every == 0 or done == steps:
+                    if evaluate is not None:
+                        self.metrics.append({"steps": done, **evaluate()})
+                    if path is not None:
+                        self.save(path)
+                if interrupted:
+                    if path is not None:
+                        self.save(path)
+                    raise KeyboardInterrupt(f"stopped after step {done} of {steps}")
+        return self.history
+
+    def _step(self) -> None:
+        index = len(self.history)
+        step = train_step(
+            lambda: self.loss_of(index),
+            self.optimizer,
+            index,
+            precision=self.precision,
+            scaler=self.scaler,
+        )
+        if self.schedule is not None:
+            self.schedule.step()
+        self.history.append(step)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a file, whole or not at all; see ``checkpoint.save``."""
+        model = self.model.state_dict()
+        checkpoint.save(
+            path,
+            {
+                "model": {name: value.numpy() for name, value in model.items()},
+                "formats": {name: str(value.fmt) for name, value in model.items()},
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": None if self.scaler is None else self.scaler.state_dict(),
+                "schedule": None if self.schedule is None else self.schedule.state_dict(),
+                "generators": {
+                    name: random.bit_generator.state for name, random in self.generators.items()
+                },
+                "history": [asdict(step) for step in self.history],
+                "metrics": self.metrics,
+            },
+        )
+
+    def load(self, path: str | Path) -> None:
+        """Continue from a file that a run like this one saved.
+
+        Raises ``checkpoint.CheckpointError`` for files that are broken or foreign, ValueError for
+        those of runs that were set up differently; the run should not be used then.
+        """
+        state = checkpoint.load(path)
+        _check_like(path, state, self)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        for name, random in self.generators.items():
+            random.bit_generator.state = state["generators"][name]
+        self.history = [Step(**step) for step in state["history"]]
+        self.metrics = state["metrics"]
+
+
+def _check_like(path: str | Path, state: Any, run: Run) -> None:
+    """Whether a saved state is one of a run that was set up like this one."""
+    entries = ("model", "formats", "optimizer", "scaler", "schedule", "generators", "history",
+               "metrics")  # fmt: skip
+    if not isinstance(state, dict) or set(state) != set(entries):
+        raise ValueError(f"{path} is a checkpoint, but not one of a training run")
+    formats = {name: str(value.fmt) for name, value in run.model.named_tensors()}
+    if state["formats"] != formats:
+        other = sorted(state["formats"].items() ^ formats.items())[0][0]
+        raise ValueError(f"{path} does not fit the model: {other} differs in name or format")
+    for name in ("scaler", "schedule"):
+        if (state[name] is None) != (getattr(run, name) is None):
+            raise ValueError(f"{path} was saved {'without' if state[name] is None else 'with'} "
+                             f"a {name}; this run differs")  # fmt: skip
+    if state["generators"].keys() != run.generators.keys():
+        raise ValueError(f"{path} has the generators {sorted(state['generators'])}, "
+                         f"this run {sorted(run.generators)}")  # fmt: skip
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Ctrl-C is put on a list instead of ending what is being done; a second one is not waited for.
+
+    In other threads than the main one, which alone gets signals, nothing changes.
+    """
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, _: object) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)

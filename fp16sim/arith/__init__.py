@@ -23,9 +23,9 @@ than 51 bits (but to nearest even fp64 is the machine's own, except for fma).
 
 from fp16sim.arith.blockwise import BLOCK
 from fp16sim.arith.comparisons import equal, greater, greater_equal, less, less_equal, not_equal
+from fp16sim.arith.engine import before_rounding, slope
 from fp16sim.arith.rational import add, divide, fma, multiply, remainder, rint, subtract
 from fp16sim.arith.unary import (
-    before_rounding,
     cos,
     erf,
     exp,
@@ -74,6 +74,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "sin",
+    "slope",
     "softplus",
     "sqrt",
     "subtract",

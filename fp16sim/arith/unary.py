@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from fp16sim import events
 from fp16sim.arguments import one_of
-from fp16sim.arith.blockwise import Results, flat64, in_blocks, round_one
+from fp16sim.arith.blockwise import Results, in_blocks, round_one
 from fp16sim.arith.rational import DIVIDE, SQRT, operate
 from fp16sim.backend import Array, namespace_of
 from fp16sim.formats import FP32, Format, FormatLike
@@ -63,7 +63,7 @@ def _table_index(values: Array, fmt: Format) -> Array | None:
     return index
 
 
-def _table_entries(precision: int) -> Array:
+def table_entries(precision: int) -> Array:
     """The float32 values that stand at the indices of a table."""
     codes = np.arange(2 ** (8 + precision), dtype=np.uint32)
     return (codes << np.uint32(FP32.precision - precision)).view(np.float32)
@@ -72,7 +72,7 @@ def _table_entries(precision: int) -> Array:
 @lru_cache(maxsize=32)
 def _table(name: str, fmt: Format, mode: str, saturate: bool, subnormals: bool) -> Array:
     how = Rounding(fmt, mode, saturate, subnormals)
-    table: Array = _without_table(name, _table_entries(fmt.precision), how)
+    table: Array = _without_table(name, table_entries(fmt.precision), how)
     return table
 
 
@@ -82,22 +82,6 @@ def _table_on_gpu(*arguments: Any) -> Array:
 
     table: Array = cupy.asarray(_table(*arguments))
     return table
-
-
-def before_rounding(name: str, x: Array, fmt: Format) -> Array:
-    """A function's float64 values that rounded once to ``fmt`` are right: the engine's door.
-
-    x: a float32 or float64 array. No checks; values of formats of up to 16 bits come from a table.
-    """
-    index = _table_index(x, fmt)
-    if index is not None:
-        return _table_before_rounding(name, fmt.precision)[index]
-    return elementary.evaluate(name, x.astype(np.float64), anchored=False)
-
-
-@lru_cache(maxsize=16)
-def _table_before_rounding(name: str, precision: int) -> Array:
-    return elementary.evaluate(name, flat64(_table_entries(precision)))
 
 
 def _without_table(name: str, x: ArrayLike, how: Rounding) -> Any:

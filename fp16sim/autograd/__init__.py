@@ -1,7 +1,8 @@
 """Reverse-mode differentiation on arrays that live in a format."""
 
 from fp16sim.autograd.check import check_gradients
+from fp16sim.autograd.primitive import primitive
 from fp16sim.autograd.tape import no_grad
 from fp16sim.autograd.tensor import Tensor
 
-__all__ = ["Tensor", "check_gradients", "no_grad"]
+__all__ = ["Tensor", "check_gradients", "no_grad", "primitive"]

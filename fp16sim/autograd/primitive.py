@@ -42,15 +42,25 @@ class Primitive:
     """A forward function on arrays with its backward rule; see the module's text."""
 
     def __init__(
-        self, forward: Forward, exact: bool, knows_format: bool = False, multiplies: bool = False
+        self,
+        forward: Forward,
+        *,
+        exact: bool = False,
+        knows_format: bool = False,
+        multiplies: bool = False,
+        mixed: bool = False,
     ) -> None:
         self.name = forward.__name__
         self.__doc__ = forward.__doc__
         self.exact = exact
         self.knows_format = knows_format
         self.multiplies = multiplies
+        self.mixed = mixed
         self._forward = forward
         self._rule: Rule | None = None
+        taken = PRIMITIVES.get(self.name)
+        if taken is not None and taken._forward.__module__.startswith(__package__):
+            raise ValueError(f"there is a primitive {self.name!r} already; choose another name")
         PRIMITIVES[self.name] = self
 
     def backward(self, rule: R) -> R:
@@ -60,8 +70,12 @@ class Primitive:
 
     def __call__(self, *inputs: N, **options: Any) -> N:
         """Apply to tensors in any formats; ``options`` go to the forward function as they are."""
-        fmt = format_for(self.name, [node.fmt for node in inputs])
-        inputs = tuple(cast(node, fmt) for node in inputs)
+        if self.mixed:
+            fmt = format_for(self.name, [inputs[0].fmt])
+            inputs = (cast(inputs[0], fmt), *inputs[1:])
+        else:
+            fmt = format_for(self.name, [node.fmt for node in inputs])
+            inputs = tuple(cast(node, fmt) for node in inputs)
         if self.knows_format:
             options["fmt"] = fmt
         if self.multiplies:
@@ -81,19 +95,15 @@ def primitive(forward: Forward) -> Primitive: ...
 
 
 @overload
-def primitive(
-    *, exact: bool = False, knows_format: bool = False, multiplies: bool = False
-) -> Callable[[Forward], Primitive]: ...
+def primitive(forward: None = None, **options: bool) -> Callable[[Forward], Primitive]: ...
 
 
 def primitive(
-    forward: Forward | None = None,
-    *,
-    exact: bool = False,
-    knows_format: bool = False,
-    multiplies: bool = False,
+    forward: Forward | None = None, **options: bool
 ) -> Primitive | Callable[[Forward], Primitive]:
     """Decorator: make a primitive of a function on arrays.
+
+    The options are False unless given:
 
     exact: the values of the result, and of the gradients it passes on, are values of its inputs
         or their negatives (reshape, relu), so that there is nothing to round or to count.
@@ -101,10 +111,12 @@ def primitive(
         that are right after rounding to it.
     multiplies: the forward function takes ``multiply``, which is ``@`` added up as the policy
         says, for itself and for its backward.
+    mixed: inputs after the first keep their formats, and the result has the first one's
+        (normalisation of fp16 values by fp32 statistics and weights).
     """
     if forward is None:
-        return lambda function: Primitive(function, exact, knows_format, multiplies)
-    return Primitive(forward, exact, knows_format, multiplies)
+        return lambda function: Primitive(function, **options)
+    return Primitive(forward, **options)
 
 
 def cast(node: N, fmt: Format) -> N:

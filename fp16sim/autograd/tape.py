@@ -90,8 +90,10 @@ def _freed_rule(*_: Any) -> tuple[LazyGradient, ...]:
     raise RuntimeError("backward() through the same graph twice: its residuals are freed already")
 
 
-def backward(root: Node, seed: Array) -> None:
-    """Add d(root)/d(leaf), weighted by ``seed``, to every leaf's gradient; frees the residuals.
+def backward(root: Node, seed: Array, retain: bool = False) -> None:
+    """Add d(root)/d(leaf), weighted by ``seed``, to every leaf's gradient.
+
+    retain: keep the residuals for another walk; otherwise they are freed on the way.
 
     root: requires grad. seed: of root's shape, on the grid of its format.
     Youngest first is an order in which every gradient is complete before it is passed on, and it
@@ -118,7 +120,8 @@ def backward(root: Node, seed: Array) -> None:
                     heapq.heappush(waiting, (-parent._order, parent))
                 else:
                     gradients[id(parent)] = _add(gradients[id(parent)], incoming, parent)
-            node.rule, node.residuals, node.parents = _freed_rule, (), ()
+            if not retain:
+                node.rule, node.residuals, node.parents = _freed_rule, (), ()
 
 
 def _stored(gradient: Array, parent: Node, node: Node) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from fp16sim.arguments import integer, real
 from fp16sim.autograd import tape
-from fp16sim.autograd.ops import elementwise, matmul, reduce, shape
+from fp16sim.autograd.ops import elementwise, functions, matmul, reduce, shape
 from fp16sim.autograd.primitive import cast
 from fp16sim.backend import Array, namespace_of
 from fp16sim.events import Origin
@@ -153,10 +153,13 @@ class Tensor(tape.Node):
 
     # --- the tape ------------------------------------------------------------------------------
 
-    def backward(self, gradient: ArrayLike | Tensor | None = None) -> None:
+    def backward(
+        self, gradient: ArrayLike | Tensor | None = None, retain_graph: bool = False
+    ) -> None:
         """Add the derivative of this tensor to ``.grad`` of every leaf it was computed from.
 
         gradient: what to weight this tensor's elements by, of its shape; 1 for a single value.
+        retain_graph: keep what backward needs, for another call; otherwise it is freed.
         Raises RuntimeError if nothing here requires a gradient, or on a second call; ValueError
         for a missing or wrongly shaped gradient.
         """
@@ -173,7 +176,7 @@ class Tensor(tape.Node):
             seed = operand(gradient, self, "gradient").to(self.fmt).data
             if seed.shape != self.shape:
                 raise ValueError(f"gradient has shape {seed.shape}; allowed is {self.shape}")
-        tape.backward(self, seed)
+        tape.backward(self, seed, bool(retain_graph))
 
     def to(self, fmt: FormatLike) -> Tensor:
         """The same values rounded to another format, differentiably."""
@@ -219,9 +222,14 @@ class Tensor(tape.Node):
 
     def __getitem__(self, key: Any) -> Tensor:
         """Elements by position, as in NumPy: integers, slices, ..., None, integer arrays, masks."""
-        for part in key if isinstance(key, tuple) else (key,):
+        xp = namespace_of(self.data)
+        parts = list(key) if isinstance(key, tuple) else [key]
+        for i, part in enumerate(parts):
             if isinstance(part, Tensor) or getattr(part, "dtype", np.dtype(int)).kind not in "iub":
                 raise TypeError(f"index {part!r} must be of integers or booleans")
+            if isinstance(part, list | np.ndarray):
+                parts[i] = xp.asarray(part, dtype=None if len(part) else np.intp)
+        key = tuple(parts) if isinstance(key, tuple) else parts[0]
         try:
             return shape.index(self, key=key)
         except IndexError as error:
@@ -253,13 +261,57 @@ class Tensor(tape.Node):
             raise ValueError(f"axes={axes} must name each axis of shape {self.shape} once")
         return shape.transpose(self, axes=order)
 
+    def permute(self, *axes: int) -> Tensor:
+        """The axes in the given order: PyTorch's name for ``transpose`` with all axes."""
+        return self.transpose(*axes)
+
+    def expand(self, *sizes: int) -> Tensor:
+        """Repeated along new axes in front and axes of size 1, as in PyTorch; -1 keeps a size."""
+        added = len(sizes) - self.ndim
+        wanted = tuple(integer("sizes", size, at_least=-1) for size in sizes)
+        given = (-1,) * added + self.shape
+        if added < 0 or any(
+            w not in (g, -1) and g not in (1, -1) for w, g in zip(wanted, given, strict=True)
+        ):
+            raise ValueError(f"sizes={sizes} do not fit {self.shape}: only axes of size 1 repeat")
+        kept = tuple(g if w == -1 else w for w, g in zip(wanted, given, strict=True))
+        if -1 in kept:
+            raise ValueError(f"sizes={sizes} has -1 for an axis that {self.shape} does not have")
+        return shape.expand(self, shape=kept)
+
+    def flatten(self, start: int = 0) -> Tensor:
+        """The axes from ``start`` on as one."""
+        at = integer("start", start, at_least=-self.ndim, at_most=max(self.ndim - 1, 0))
+        at %= max(self.ndim, 1)
+        return self.reshape(*self.shape[:at], math.prod(self.shape[at:]))
+
+    def exp(self) -> Tensor:
+        """e^x, each element."""
+        return functions.exp(self)
+
+    def log(self) -> Tensor:
+        """Natural logarithm, each element."""
+        return functions.log(self)
+
+    def sqrt(self) -> Tensor:
+        """Square root, each element."""
+        return functions.sqrt(self)
+
+    def sin(self) -> Tensor:
+        """Sine of radians, each element."""
+        return functions.sin(self)
+
+    def cos(self) -> Tensor:
+        """Cosine of radians, each element."""
+        return functions.cos(self)
+
     def sigmoid(self) -> Tensor:
         """1 / (1 + e^-x), each element."""
-        return elementwise.sigmoid(self)
+        return functions.sigmoid(self)
 
     def tanh(self) -> Tensor:
         """Hyperbolic tangent, each element."""
-        return elementwise.tanh(self)
+        return functions.tanh(self)
 
     def relu(self) -> Tensor:
         """max(x, 0), each element."""

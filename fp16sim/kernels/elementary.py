@@ -108,7 +108,7 @@ def _tanh(x: Array) -> tuple[Array, Anchors]:
 
 
 def _erf(x: Array) -> tuple[Array, Anchors]:
-    return _elementwise(math.erf, x), [(1.0, -1.0), (-1.0, 1.0)]
+    return elementwise(math.erf, x), [(1.0, -1.0), (-1.0, 1.0)]
 
 
 def _rsqrt(x: Array) -> tuple[Array, Anchors]:
@@ -136,7 +136,7 @@ def _silu(x: Array) -> tuple[Array, Anchors]:
 
 
 def _gelu(x: Array) -> tuple[Array, Anchors]:
-    return _gated(x, 0.5 * _elementwise(math.erfc, x * -math.sqrt(0.5)))
+    return _gated(x, 0.5 * elementwise(math.erfc, x * -math.sqrt(0.5)))
 
 
 def _gelu_tanh(x: Array) -> tuple[Array, Anchors]:
@@ -150,7 +150,7 @@ def _gated(x: Array, gate: Array) -> tuple[Array, Anchors]:
     return value, [(x / 2, 1.0 * (x != 0)), (x, -1.0 * (x > 0)), (x * 0.0, -1.0 * (x < 0))]
 
 
-def _elementwise(function: Callable[[float], float], x: Array) -> Array:
+def elementwise(function: Callable[[float], float], x: Array) -> Array:
     """A function of the C library that NumPy lacks, one number after the other."""
     return np.fromiter(map(function, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
 

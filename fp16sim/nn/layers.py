@@ -1,20 +1,41 @@
-"""Layers: the linear one and the activations."""
+"""Layers. Each draws its weights from rng, a seed or a generator, as PyTorch would by default."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
 from fp16sim import functional as F
-from fp16sim.arguments import integer
+from fp16sim.arguments import integer, one_of, real
 from fp16sim.autograd import Tensor
-from fp16sim.backend import RandomLike, generator
+from fp16sim.backend import Array, RandomLike, generator
+from fp16sim.functional.checks import pair, sizes
+from fp16sim.functional.images import Sizes
 from fp16sim.nn import init
 from fp16sim.nn.module import Module
+
+
+def parameter(data: Array) -> Tensor:
+    """A leaf that requires a gradient."""
+    return Tensor(data, requires_grad=True)
+
+
+def ones(*shape: int) -> Tensor:
+    """A parameter of ones, fp32."""
+    return parameter(np.ones(shape, np.float32))
+
+
+def zeros(*shape: int) -> Tensor:
+    """A parameter of zeros, fp32."""
+    return parameter(np.zeros(shape, np.float32))
 
 
 class Linear(Module):
     """x Wᵀ + b. Input (..., in_features), output (..., out_features).
 
-    weight (out, in) and bias (out,) start uniform in ±1/sqrt(in), as PyTorch's do; rng is a seed
-    or a generator. Raises ValueError for sizes below 1, TypeError for other than integers.
+    weight (out, in) and bias (out,) start uniform in ±1/√in.
     """
 
     def __init__(
@@ -25,15 +46,197 @@ class Linear(Module):
             integer("in_features", in_features, at_least=1),
         )
         random = generator(rng)
-        self.weight = Tensor(init.fan_in_uniform(shape, in_features, random), requires_grad=True)
+        self.weight = parameter(init.fan_in_uniform(shape, in_features, random))
         self.bias: Tensor | None = None
         if bias:
-            start = init.fan_in_uniform((out_features,), in_features, random)
-            self.bias = Tensor(start, requires_grad=True)
+            self.bias = parameter(init.fan_in_uniform((out_features,), in_features, random))
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ + b."""
         return F.linear(x, self.weight, self.bias)
+
+
+class Conv2d(Module):
+    """Convolution of images (N, in_channels, H, W); see ``functional.conv2d``.
+
+    weight (out, in / groups, rows, columns) and bias (out,) start uniform in ±1/√fan_in.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        rng: RandomLike = None,
+    ) -> None:
+        integer("in_channels", in_channels, at_least=1)
+        integer("out_channels", out_channels, at_least=1)
+        self.groups = integer("groups", groups, at_least=1)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups={groups} does not divide {in_channels} and {out_channels}")
+        self.stride = pair("stride", stride, 1)
+        self.padding = pair("padding", padding, 0)
+        self.dilation = pair("dilation", dilation, 1)
+        shape = (out_channels, in_channels // groups, *pair("kernel_size", kernel_size, 1))
+        random, fan_in = generator(rng), init.fans(shape)[0]
+        self.weight = parameter(init.fan_in_uniform(shape, fan_in, random))
+        self.bias: Tensor | None = None
+        if bias:
+            self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in, random))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Correlate with the kernels."""
+        settings = (self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(x, self.weight, self.bias, *settings)
+
+
+class ConvTranspose2d(Module):
+    """Transposed convolution of images (N, in_channels, H, W); ``functional.conv_transpose2d``.
+
+    weight (in, out / groups, rows, columns) and bias (out,) start uniform in ±1/√fan_in, where
+    fan_in counts out / groups channels, as in PyTorch.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        rng: RandomLike = None,
+    ) -> None:
+        integer("in_channels", in_channels, at_least=1)
+        integer("out_channels", out_channels, at_least=1)
+        self.groups = integer("groups", groups, at_least=1)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups={groups} does not divide {in_channels} and {out_channels}")
+        self.stride = pair("stride", stride, 1)
+        self.padding = pair("padding", padding, 0)
+        self.output_padding = pair("output_padding", output_padding, 0)
+        shape = (in_channels, out_channels // groups, *pair("kernel_size", kernel_size, 1))
+        random, fan_in = generator(rng), init.fans(shape)[0]
+        self.weight = parameter(init.fan_in_uniform(shape, fan_in, random))
+        self.bias: Tensor | None = None
+        if bias:
+            self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in, random))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From outputs of a convolution to inputs."""
+        settings = (self.stride, self.padding, self.output_padding, self.groups)
+        return F.conv_transpose2d(x, self.weight, self.bias, *settings)
+
+
+class LayerNorm(Module):
+    """Normalises over the last axes, which have normalized_shape; see ``functional.layer_norm``."""
+
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5) -> None:
+        self.shape = sizes("normalized_shape", normalized_shape)
+        self.eps = real("eps", eps, at_least=0)
+        self.weight, self.bias = ones(*self.shape), zeros(*self.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, scale, shift."""
+        return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(Module):
+    """Divides by the root mean square over the last axes; see ``functional.rms_norm``."""
+
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5) -> None:
+        self.shape = sizes("normalized_shape", normalized_shape)
+        self.eps = real("eps", eps, at_least=0)
+        self.weight = ones(*self.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide, scale."""
+        return F.rms_norm(x, self.shape, self.weight, self.eps)
+
+
+class GroupNorm(Module):
+    """Normalises (N, channels, ...) over groups of channels; see ``functional.group_norm``."""
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5) -> None:
+        self.groups = integer("num_groups", num_groups, at_least=1)
+        if integer("num_channels", num_channels, at_least=1) % num_groups:
+            raise ValueError(f"num_groups={num_groups} does not divide {num_channels} channels")
+        self.eps = real("eps", eps, at_least=0)
+        self.weight, self.bias = ones(num_channels), zeros(num_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, scale, shift."""
+        return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+
+
+class BatchNorm2d(Module):
+    """Normalises each channel of (N, channels, ...) over the batch; ``functional.batch_norm``.
+
+    running_mean and running_var are buffers, in fp32 whatever the parameters' format.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        channels = integer("num_features", num_features, at_least=1)
+        self.eps = real("eps", eps, at_least=0)
+        self.momentum = real("momentum", momentum, at_least=0)
+        self.weight, self.bias = ones(channels), zeros(channels)
+        self.running_mean = Tensor(np.zeros(channels, np.float32))
+        self.running_var = Tensor(np.ones(channels, np.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise with the batch's statistics if training, else with the running ones."""
+        running = (self.running_mean, self.running_var)
+        affine = (self.weight, self.bias)
+        return F.batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
+
+
+class Embedding(Module):
+    """Rows of a table by their numbers. weight (num_embeddings, embedding_dim) starts normal."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, rng: RandomLike = None) -> None:
+        shape = (
+            integer("num_embeddings", num_embeddings, at_least=1),
+            integer("embedding_dim", embedding_dim, at_least=1),
+        )
+        self.weight = parameter(init.normal(shape, 1.0, rng))
+
+    def forward(self, ids: ArrayLike) -> Tensor:
+        """Integers (...) to (..., embedding_dim)."""
+        return F.embedding(ids, self.weight)
+
+
+class Dropout(Module):
+    """Zeroes elements with probability p while training; see ``functional.dropout``.
+
+    rng: seed or generator, which every call draws from.
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: RandomLike = None) -> None:
+        self.p = real("p", p, at_least=0)
+        if self.p > 1:
+            raise ValueError(f"p={p!r} is not allowed; it must be a probability")
+        self.rng = generator(rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop, or pass on."""
+        return F.dropout(x, self.p, self.training, rng=self.rng)
+
+
+class ReLU(Module):
+    """max(x, 0), each element."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to each element."""
+        return F.relu(x)
 
 
 class Sigmoid(Module):
@@ -52,9 +255,43 @@ class Tanh(Module):
         return F.tanh(x)
 
 
-class ReLU(Module):
-    """max(x, 0), each element."""
+class SiLU(Module):
+    """x / (1 + e^-x), each element."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.relu(x)
+        return F.silu(x)
+
+
+class GELU(Module):
+    """x Φ(x), each element; approximate: "none" or "tanh"."""
+
+    def __init__(self, approximate: str = "none") -> None:
+        self.approximate = one_of("approximate", approximate, ("none", "tanh"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to each element."""
+        return F.gelu(x, self.approximate)
+
+
+class MaxPool2d(Module):
+    """The largest value of each window; see ``functional.max_pool2d``."""
+
+    def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0) -> None:
+        self.settings = (
+            pair("kernel_size", kernel_size, 1),
+            None if stride is None else pair("stride", stride, 1),
+            pair("padding", padding, 0),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool each channel."""
+        return F.max_pool2d(x, *self.settings)
+
+
+class Flatten(Module):
+    """(N, ...) to (N, values)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All axes but the first as one."""
+        return x.flatten(1)

@@ -1,25 +1,34 @@
-"""Module: parameters and parts, found by name; calling one enters its scope."""
+"""Module: parameters, buffers and parts, found by name; calling one enters its scope."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
+
+import numpy as np
 
 from fp16sim.autograd import Tensor
 from fp16sim.events import scope
 from fp16sim.formats import FormatLike, format_of
 from fp16sim.rounding import store
 
+#: called with a module, its inputs and its output; what it returns, unless None, is the new output
+Hook = Callable[["Module", tuple[Any, ...], Any], Any]
+
 
 class Module:
     """Base of everything that has parameters.
 
-    Attributes that are modules become parts; attributes that are tensors which require a gradient
-    become parameters. A subclass writes ``forward``; users call the module itself, which runs
-    ``forward`` in a scope named after the attribute, so that events can be told apart by layer.
+    Attributes that are modules become parts; attributes that are tensors become parameters if they
+    require a gradient, and buffers (running statistics, say) if they do not. A subclass writes
+    ``forward``; users call the module itself, which runs ``forward`` in a scope named after the
+    attribute, so that events can be told apart by layer.
     """
 
     _name: str = ""
+    #: whether dropout drops and batch statistics are the batch's; see ``train`` and ``eval``
+    training: bool = True
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Module) and not value._name:
@@ -31,12 +40,31 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def __call__(self, *inputs: Any) -> Any:
-        """Run ``forward`` in this module's scope."""
+        """Run ``forward`` in this module's scope, then its hooks."""
         return self._run(self._name, *inputs)
 
     def _run(self, name: str, *inputs: Any) -> Any:
         with scope(name):
-            return self.forward(*inputs)
+            output = self.forward(*inputs)
+            for hook in vars(self).get("_hooks", ()):
+                changed = hook(self, inputs, output)
+                output = output if changed is None else changed
+        return output
+
+    @contextmanager
+    def hook(self, function: Hook) -> Iterator[None]:
+        """Inside the block, call ``function(module, inputs, output)`` after every ``forward``.
+
+        What it returns takes the output's place, unless it is None.
+        """
+        before = vars(self).get("_hooks", ())
+        self._hooks = (*before, function)
+        try:
+            yield
+        finally:
+            self._hooks = before
+
+    # --- what it is made of --------------------------------------------------------------------
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """The parts with their names, in the order in which they were set."""
@@ -50,33 +78,85 @@ class Module:
         for name, child in self.children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
-    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """All parameters with dotted paths, each once."""
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All parameters and buffers with dotted paths, each once."""
         seen: set[int] = set()
         for path, module in self.named_modules():
             for name, value in vars(module).items():
-                if isinstance(value, Tensor) and value.requires_grad and id(value) not in seen:
+                if isinstance(value, Tensor) and id(value) not in seen:
                     seen.add(id(value))
                     yield (f"{path}.{name}" if path else name), value
 
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that require a gradient, with dotted paths."""
+        return ((name, value) for name, value in self.named_tensors() if value.requires_grad)
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that do not, with dotted paths."""
+        return ((name, value) for name, value in self.named_tensors() if not value.requires_grad)
+
     def parameters(self) -> Iterator[Tensor]:
         """All parameters, each once."""
-        for _, parameter in self.named_parameters():
-            yield parameter
+        return (parameter for _, parameter in self.named_parameters())
+
+    # --- what is done to all of it -------------------------------------------------------------
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self.parameters():
             parameter.grad = None
 
+    def train(self, mode: bool = True) -> Self:
+        """Set ``training`` here and in all parts. Returns self."""
+        if not isinstance(mode, bool):
+            raise TypeError(f"mode must be True or False, got {mode!r}")
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """The same as ``train(False)``."""
+        return self.train(False)
+
     def to(self, fmt: FormatLike) -> Self:
-        """Round all parameters to a format, in place; gradients are forgotten. Returns self."""
+        """Round all parameters to a format, in place; gradients are forgotten. Returns self.
+
+        Buffers keep their format: running statistics belong in fp32.
+        """
         fmt = format_of(fmt)
         for parameter in self.parameters():
             parameter.data = store(parameter.data, fmt, parameter.origin)
             parameter.fmt = fmt
             parameter.grad = None
         return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of all parameters and buffers, by dotted path."""
+        return {name: value.detach() for name, value in self.named_tensors()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set all parameters and buffers from a ``state_dict()``, or from arrays by path.
+
+        Values are rounded to the format that each has here. Nothing is changed unless all fit:
+        raises ValueError for missing, unknown or wrongly shaped entries.
+        """
+        own = dict(self.named_tensors())
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            lists = [f"{what}: {', '.join(names)}" for what, names in
+                     (("missing", missing), ("unknown", unknown)) if names]  # fmt: skip
+            raise ValueError(f"state does not fit this {type(self).__name__}; {'; '.join(lists)}")
+        given = {name: value if isinstance(value, Tensor) else Tensor(value)
+                 for name, value in state.items()}  # fmt: skip
+        for name, value in given.items():
+            if value.shape != own[name].shape:
+                raise ValueError(
+                    f"state has shape {value.shape} for {name}; allowed is {own[name].shape}"
+                )
+        with np.errstate(all="ignore"):
+            for name, value in given.items():
+                own[name].data = store(value.data, own[name].fmt, None).copy()
+                own[name].grad = None
 
 
 class Sequential(Module):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fp16sim.arith import before_rounding
 from fp16sim.autograd.primitive import primitive
 from fp16sim.backend import Array, namespace_of
-from fp16sim.formats import Format
 
 
 @primitive
@@ -165,30 +163,3 @@ def relu(x: Array) -> Any:
 @relu.backward
 def _(g: Array, passes: Array) -> Any:
     return (namespace_of(g).where(passes, g, g.dtype.type(0)),)
-
-
-# Correctly rounded in formats of up to 16 bits; in wider ones float64 values, rounded once.
-
-
-@primitive(knows_format=True)
-def sigmoid(x: Array, fmt: Format) -> Any:
-    """1 / (1 + e^-x)."""
-    y = before_rounding("sigmoid", x, fmt)
-    return y, (y,)
-
-
-@sigmoid.backward
-def _(g: Array, y: Array) -> Any:
-    return (g * (1 - y) * y,)
-
-
-@primitive(knows_format=True)
-def tanh(x: Array, fmt: Format) -> Any:
-    """The hyperbolic tangent."""
-    y = before_rounding("tanh", x, fmt)
-    return y, (y,)
-
-
-@tanh.backward
-def _(g: Array, y: Array) -> Any:
-    return (g * (1 - y * y),)

@@ -9,93 +9,100 @@ from typing import Any
 
 from fp16sim.autograd.primitive import primitive
 from fp16sim.backend import Array, namespace_of
-
-#: how a loss is reduced, as in PyTorch
-REDUCTIONS = ("mean", "sum", "none")
+from fp16sim.formats import Format
+from fp16sim.rounding import store
 
 
 @primitive(multiplies=True)
 def linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
     """x Wᵀ + b for x (..., in), W (out, in) and, if given, b (out,); b is added in the carrier."""
-    y = multiply(x, weight.T)
+    y = multiply(x.reshape(-1, x.shape[-1]), weight.T)  # one product, however many axes
     for b in bias:
         y += b
-    return y, (x, weight, bool(bias), multiply)
+    return y.reshape(*x.shape[:-1], -1), (x, weight, bool(bias), multiply)
 
 
 @linear.backward
 def _(g: Array, x: Array, weight: Array, has_bias: bool, multiply: Any) -> Any:
     rows = g.reshape(-1, g.shape[-1])
-    of_input = lambda: multiply(g, weight)
+    of_input = lambda: multiply(rows, weight).reshape(x.shape)
     of_weight = lambda: multiply(rows.T, x.reshape(-1, x.shape[-1]))
     of_bias = lambda: rows.sum(axis=0)
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 
-def _reduced(losses: Array, reduction: str) -> tuple[Array, Any]:
-    """The loss, and what each element's derivative is multiplied by."""
-    if reduction == "none":
-        return losses, 1.0
-    if reduction == "sum":
-        return losses.sum(), 1.0
-    count = losses.dtype.type(losses.size)
-    return losses.sum() / count, 1 / count  # of nothing: 0 / 0 = NaN
+def _softmax(x: Array, axis: int) -> Array:
+    xp = namespace_of(x)
+    y: Array = x - x.max(axis=axis, keepdims=True)
+    xp.exp(y, out=y)
+    y /= y.sum(axis=axis, keepdims=True)
+    return y
 
 
-@primitive
-def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> Any:
-    """(x - target)², averaged over all elements."""
-    difference = x - target
-    loss, weight = _reduced(difference * difference, reduction)
-    return loss, (difference, weight)
-
-
-@mse_loss.backward
-def _(g: Array, difference: Array, weight: Any) -> Any:
-    gradient = (2 * weight) * g * difference
-    return gradient, lambda: -gradient
-
-
-@primitive
-def cross_entropy(logits: Array, *, target: Array, reduction: str = "mean") -> Any:
-    """-log softmax(logits)[target] for logits (N, classes) and integer target (N,)."""
-    xp = namespace_of(logits)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_softmax = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
-    rows = xp.arange(len(target))
-    loss, weight = _reduced(-log_softmax[rows, target], reduction)
-    return loss, (log_softmax, rows, target, weight)
-
-
-@cross_entropy.backward
-def _(g: Array, log_softmax: Array, rows: Array, target: Array, weight: Any) -> Any:
-    gradient = namespace_of(g).exp(log_softmax)
-    gradient[rows, target] -= 1
-    return (gradient * (weight * g.reshape(-1, 1)),)
+def _of_softmax(g: Array, y: Array, axis: int) -> Array:
+    h = g * y
+    h -= y * h.sum(axis=axis, keepdims=True)
+    return h
 
 
 @primitive
 def softmax(x: Array, *, axis: int) -> Any:
     """e^x / Σ e^x along an axis."""
-    powers = namespace_of(x).exp(x - x.max(axis=axis, keepdims=True))
-    y = powers / powers.sum(axis=axis, keepdims=True)
+    y = _softmax(x, axis)
     return y, (y, axis)
 
 
 @softmax.backward
 def _(g: Array, y: Array, axis: int) -> Any:
-    return (y * (g - (g * y).sum(axis=axis, keepdims=True)),)
+    return (_of_softmax(g, y, axis),)
 
 
 @primitive
 def log_softmax(x: Array, *, axis: int) -> Any:
     """x - log Σ e^x along an axis."""
     xp = namespace_of(x)
-    shifted = x - x.max(axis=axis, keepdims=True)
-    y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+    y = x - x.max(axis=axis, keepdims=True)
+    y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
     return y, (y, axis)
 
 
 @log_softmax.backward
 def _(g: Array, y: Array, axis: int) -> Any:
     return (g - namespace_of(y).exp(y) * g.sum(axis=axis, keepdims=True),)
+
+
+@primitive(knows_format=True, multiplies=True)
+def scaled_dot_product_attention(
+    q: Array, k: Array, v: Array, *, allowed: Array | None, scale: float, fmt: Format, multiply: Any
+) -> Any:
+    """softmax(q kᵀ · scale) v over (..., length, width), where ``allowed`` says who sees whom.
+
+    As in one fused kernel: scores and softmax stay in the carrier; the probabilities are rounded
+    to ``fmt`` because the second product reads them, and so are their gradients on the way back.
+    """
+    xp = namespace_of(q)
+    scores = multiply(q, k.swapaxes(-1, -2))
+    scores *= q.dtype.type(scale)
+    if allowed is not None:
+        scores = xp.where(allowed, scores, q.dtype.type(-xp.inf))
+    p = store(_softmax(scores, -1), fmt, None)
+    return multiply(p, v), (q, k, v, p, scale, fmt, multiply)
+
+
+@scaled_dot_product_attention.backward
+def _(
+    g: Array, q: Array, k: Array, v: Array, p: Array, scale: float, fmt: Format, multiply: Any
+) -> Any:
+    slopes: list[Array] = []
+
+    def of_scores() -> Array:
+        if not slopes:
+            h = _of_softmax(multiply(g, v.swapaxes(-1, -2)), p, -1)
+            h *= q.dtype.type(scale)
+            slopes.append(store(h, fmt, None))
+        return slopes[0]
+
+    of_q = lambda: multiply(of_scores(), k)
+    of_k = lambda: multiply(of_scores().swapaxes(-1, -2), q)
+    of_v = lambda: multiply(p.swapaxes(-1, -2), g)
+    return of_q, of_k, of_v

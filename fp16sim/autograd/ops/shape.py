@@ -1,12 +1,14 @@
-"""Primitives that only move values about."""
+"""Primitives that move values about, and what they repeat, add up on the way back."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from fp16sim.autograd.primitive import primitive
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, add_at, namespace_of
 
 
 @primitive(exact=True)
@@ -35,14 +37,19 @@ def _(g: Array, back: list[int]) -> Any:
 @primitive
 def index(x: Array, *, key: Any) -> Any:
     """x[key]; what is picked several times gathers the sum of its gradients."""
-    return x[key], (x.shape, x.dtype, key)
+    return x[key], (x.shape, key)
 
 
 @index.backward
-def _(g: Array, shape: tuple[int, ...], dtype: Any, key: Any) -> Any:
-    xp = namespace_of(g)
-    whole = xp.zeros(shape, dtype)
-    xp.add.at(whole, key, g)
+def _(g: Array, shape: tuple[int, ...], key: Any) -> Any:
+    whole = namespace_of(g).zeros(shape, g.dtype)
+    parts = key if isinstance(key, tuple) else (key,)
+    if all(
+        part is None or part is ... or isinstance(part, int | np.integer | slice) for part in parts
+    ):
+        whole[key] = g  # nothing is picked twice
+    else:
+        add_at(whole, key, g)
     return (whole,)
 
 
@@ -60,3 +67,58 @@ def concatenate(*parts: Array, axis: int) -> Any:
 def _(g: Array, ends: list[int], axis: int) -> Any:
     before = (slice(None),) * (axis % g.ndim)
     return tuple(g[(*before, slice(*pair))] for pair in pairwise(ends))
+
+
+@primitive(exact=True)
+def expand(x: Array, *, shape: tuple[int, ...]) -> Any:
+    """x repeated along new axes and axes of size 1; the tape sums over them."""
+    return namespace_of(x).broadcast_to(x, shape), ()
+
+
+@expand.backward
+def _(g: Array) -> Any:
+    return (g,)
+
+
+@primitive
+def pad(x: Array, *, widths: tuple[tuple[int, int], ...], value: float) -> Any:
+    """x with a border of a constant."""
+    sizes = zip(x.shape, widths, strict=True)
+    padded = namespace_of(x).full(
+        tuple(before + n + after for n, (before, after) in sizes), value, x.dtype
+    )
+    inside = tuple(
+        slice(before, before + n) for n, (before, _) in zip(x.shape, widths, strict=True)
+    )
+    padded[inside] = x
+    return padded, (inside,)
+
+
+@pad.backward
+def _(g: Array, inside: tuple[slice, ...]) -> Any:
+    return (g[inside],)
+
+
+@primitive
+def embedding(weight: Array, *, ids: Array) -> Any:
+    """Rows of a table (entries, width) by their numbers; a row gathers all its gradients."""
+    return weight[ids], (ids, weight.shape)
+
+
+@embedding.backward
+def _(g: Array, ids: Array, shape: tuple[int, ...]) -> Any:
+    rows = namespace_of(g).zeros(shape, g.dtype)
+    add_at(rows, ids.reshape(-1), g.reshape(-1, shape[1]))
+    return (rows,)
+
+
+@primitive
+def dropout(x: Array, *, kept: Array, p: float) -> Any:
+    """x where ``kept`` holds, over 1 - p; zero elsewhere."""
+    scale = kept * x.dtype.type(1 / (1 - p) if p < 1 else 0)
+    return x * scale, (scale,)
+
+
+@dropout.backward
+def _(g: Array, scale: Array) -> Any:
+    return (g * scale,)

@@ -1,0 +1,184 @@
+"""Convolutions (cross-correlations, as everybody calls so) as matrix products over windows.
+
+The windows of a few images at a time are copied into the columns of a matrix that stays in the
+cache; one product with the kernels gives all their outputs (Chellapilla, Puri and Simard, "High
+performance convolutional neural networks for document processing", 2006). The gradient of the
+input is the same walked backwards: columns are computed, and added where they came from. So a
+transposed convolution is another convolution's input gradient, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any, NamedTuple, TypeAlias
+
+from fp16sim.autograd.primitive import primitive
+from fp16sim.backend import Array, namespace_of
+
+# Columns of so many bytes at a time: they are written once and read once, from the cache.
+COLUMN_BYTES = 2**20
+
+Pair: TypeAlias = tuple[int, int]
+
+
+class Geometry(NamedTuple):
+    """How windows lie on the input; each a pair (rows, columns)."""
+
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> Pair:
+        """How many windows there are along each axis of an input of this size."""
+        axes = zip(size, kernel, self.stride, self.padding, self.dilation, strict=True)
+        rows, columns = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
+        return rows, columns
+
+    def taps(self, kernel: Sequence[int], output: Sequence[int]) -> Iterator[tuple[int, int, Any]]:
+        """For every element of the kernel: its place, and the padded input's values it meets."""
+        for i, j in product(*map(range, kernel)):
+            axes = zip((i, j), output, self.stride, self.dilation, strict=True)
+            yield i, j, (..., *(slice(t * d, t * d + s * (n - 1) + 1, s) for t, n, s, d in axes))
+
+
+@primitive(multiplies=True)
+def conv2d(x: Array, weight: Array, *bias: Array, geometry: Geometry, multiply: Any) -> Any:
+    """Correlates x (N, in, H, W) with weight (out, in / groups, rows, columns), plus bias."""
+    output = geometry.output_size(x.shape[2:], weight.shape[2:])
+    y = forward(x, weight, output, geometry, multiply)
+    for b in bias:
+        y += b.reshape(-1, 1, 1)
+    return y, (x, weight, bool(bias), geometry, multiply)
+
+
+@conv2d.backward
+def _(g: Array, x: Array, weight: Array, has_bias: bool, geometry: Geometry, multiply: Any) -> Any:
+    of_input = lambda: of_inputs(g, weight, x.shape, geometry, multiply)
+    of_weight = lambda: of_weights(g, x, weight.shape, geometry, multiply)
+    of_bias = lambda: g.sum(axis=(0, 2, 3))
+    return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
+
+
+@primitive(multiplies=True)
+def conv_transpose2d(
+    x: Array, weight: Array, *bias: Array, geometry: Geometry, size: Pair, multiply: Any
+) -> Any:
+    """The input gradient of a convolution with weight (in, out / groups, rows, columns).
+
+    size: of the output's rows and columns, which the strides do not determine.
+    """
+    shape = (len(x), weight.shape[1] * geometry.groups, *size)
+    y = of_inputs(x, weight, shape, geometry, multiply)
+    for b in bias:
+        y += b.reshape(-1, 1, 1)
+    return y, (x, weight, bool(bias), geometry, multiply)
+
+
+@conv_transpose2d.backward
+def _(g: Array, x: Array, weight: Array, has_bias: bool, geometry: Geometry, multiply: Any) -> Any:
+    of_input = lambda: forward(g, weight, x.shape[2:], geometry, multiply)
+    of_weight = lambda: of_weights(x, g, weight.shape, geometry, multiply)
+    of_bias = lambda: g.sum(axis=(0, 2, 3))
+    return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
+
+
+def forward(
+    x: Array, weight: Array, output: Sequence[int], geometry: Geometry, multiply: Any
+) -> Array:
+    """Input (N, in, H, W) and weight (out, in / groups, rows, columns) to output (N, out, ...)."""
+    kernel = weight.shape[2:]
+    kernels = _by_group(weight, geometry.groups)
+    y = namespace_of(x).empty((len(x), *kernels.shape[:2], output[0] * output[1]), x.dtype)
+    for block, columns in _columns(x, kernel, output, geometry, whole=False):
+        y[block] = multiply(kernels, columns)
+    outputs: Array = y.reshape(len(x), weight.shape[0], *output)
+    return outputs
+
+
+def of_inputs(
+    g: Array, weight: Array, shape: tuple[int, ...], geometry: Geometry, multiply: Any
+) -> Array:
+    """The gradient of the input, which has this shape, from that of the output (N, out, ...)."""
+    xp, kernel, output = namespace_of(g), weight.shape[2:], g.shape[2:]
+    images, channels = shape[:2]
+    kernels = _by_group(weight, geometry.groups).swapaxes(1, 2)
+    slopes = _flat(g, geometry.groups)
+    (top, left), (height, width) = geometry.padding, shape[2:]
+    padded = xp.zeros((images, channels, height + 2 * top, width + 2 * left), g.dtype)
+    for block in _blocks(
+        images, channels * kernel[0] * kernel[1] * slopes.shape[3] * g.dtype.itemsize
+    ):
+        columns = multiply(kernels, slopes[block])
+        columns = columns.reshape(len(columns), channels, *kernel, *output)
+        for i, j, window in geometry.taps(kernel, output):
+            padded[block][window] += columns[:, :, i, j]
+    inside: Array = padded[:, :, top : top + height, left : left + width]
+    return inside
+
+
+def of_weights(
+    g: Array, x: Array, shape: tuple[int, ...], geometry: Geometry, multiply: Any
+) -> Array:
+    """The gradient of the weight, which has this shape, from that of the output (N, out, ...)."""
+    groups, output = geometry.groups, g.shape[2:]
+    # An accumulator of the user's choice must see each sum as a whole; float32 may add by blocks.
+    whole = multiply is not operator.matmul
+    total: Any = namespace_of(g).zeros((groups, shape[0] // groups, math.prod(shape[1:])), g.dtype)
+    for block, columns in _columns(x, shape[2:], output, geometry, whole):
+        slopes = _flat(g[block], groups)
+        if whole:  # all windows side by side: (groups, out, windows) @ (groups, windows, taps)
+            slopes, columns = (
+                part.transpose(1, 2, 0, 3).reshape(1, groups, part.shape[2], -1)
+                for part in (slopes, columns)
+            )
+        total = total + multiply(slopes, columns.swapaxes(2, 3)).sum(axis=0)
+    weights: Array = total.reshape(shape)
+    return weights
+
+
+def _by_group(weight: Array, groups: int) -> Array:
+    """Kernels (out, in / groups, rows, columns) as matrices (groups, out / groups, taps)."""
+    return weight.reshape(groups, len(weight) // groups, math.prod(weight.shape[1:]))
+
+
+def _flat(images: Array, groups: int) -> Array:
+    """Images (N, channels, H, W) as (N, groups, channels / groups, H W)."""
+    count, channels, height, width = images.shape
+    return images.reshape(count, groups, channels // groups, height * width)
+
+
+def _blocks(images: int, image_bytes: int, whole: bool = False) -> Iterator[slice]:
+    """Slices of a few images each."""
+    step = images if whole else max(1, COLUMN_BYTES // max(image_bytes, 1))
+    for start in range(0, images, max(step, 1)):
+        yield slice(start, start + step)
+
+
+def _columns(
+    x: Array, kernel: Sequence[int], output: Sequence[int], geometry: Geometry, whole: bool
+) -> Iterator[tuple[slice, Array]]:
+    """Blocks of images, and their windows (images, groups, taps, windows), in one scratch array."""
+    xp, groups = namespace_of(x), geometry.groups
+    images, channels, height, width = x.shape
+    (top, left), windows = geometry.padding, output[0] * output[1]
+    direct = tuple(kernel) == (1, 1) and geometry.stride == (1, 1) and geometry.padding == (0, 0)
+    taps = channels * kernel[0] * kernel[1]
+    scratch: Any = None
+    padded: Any = None
+    for block in _blocks(images, taps * windows * x.dtype.itemsize, whole or direct):
+        part = x[block]
+        if direct:
+            yield block, _flat(part, groups)
+            continue
+        if scratch is None:
+            scratch = xp.empty((len(part), channels, *kernel, *output), x.dtype)
+            padded = xp.zeros((len(part), channels, height + 2 * top, width + 2 * left), x.dtype)
+        padded[: len(part), :, top : top + height, left : left + width] = part
+        columns = scratch[: len(part)]
+        for i, j, window in geometry.taps(kernel, output):
+            columns[:, :, i, j] = padded[: len(part)][window]
+        yield block, columns.reshape(len(part), groups, taps // groups, windows)

@@ -1,0 +1,68 @@
+"""Recomputation: memory for time. A part's inner values are computed again when backward comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fp16sim import events
+from fp16sim.autograd import Tensor, no_grad, tape
+from fp16sim.backend import Array, namespace_of
+from fp16sim.nn.module import Module
+from fp16sim.precision import regions
+
+
+def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """``function(*inputs)``, keeping only inputs and output until backward.
+
+    function: from tensors to one tensor; a Module, or a function that uses modules. It runs twice,
+    under the same autocast, and must do the same both times: dropout inside a Module draws the
+    same numbers again, other random functions must not draw anew. Gradients are those of the plain
+    call, but those of parameters are added when this part's backward runs, before others'.
+
+    Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
+    """
+    for position, x in enumerate(inputs):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"inputs[{position}] must be a Tensor, got {type(x).__name__}")
+    if not tape.recording():
+        return function(*inputs)
+    precision, scope = regions.get(), events.current_scope()
+    generators = _generators(function)
+    before = [random.bit_generator.state for random in generators]
+    with no_grad():
+        output = function(*inputs)
+
+    def again(gradient: Array) -> tuple[Array | Callable[[], Array], ...]:
+        after = [random.bit_generator.state for random in generators]
+        leaves = [Tensor(x, requires_grad=x.requires_grad) for x in inputs]
+        token = regions.set(precision)
+        try:
+            for random, state in zip(generators, before, strict=True):
+                random.bit_generator.state = state
+            with events.scope(scope):
+                once_more = function(*leaves)
+        finally:
+            regions.reset(token)
+            for random, state in zip(generators, after, strict=True):
+                random.bit_generator.state = state
+        if once_more.requires_grad:
+            tape.backward(once_more, gradient)
+        return tuple(
+            namespace_of(x.data).zeros_like(x.data) if x.gradient is None else x.gradient
+            for x in leaves
+        )
+
+    result = output.detach()
+    result.requires_grad = True
+    result.rule, result.parents, result.exact = again, inputs, True
+    result.origin = events.Origin(scope, "checkpoint", "activation")
+    return result
+
+
+def _generators(function: Any) -> list[Any]:
+    """The generators that the parts of a Module draw from, each once."""
+    if not isinstance(function, Module):
+        return []
+    found = {id(rng): rng for _, m in function.named_modules() if (rng := vars(m).get("rng"))}
+    return list(found.values())
