@@ -3,8 +3,7 @@
 The windows of a few images at a time are copied into the columns of a matrix that stays in the
 cache; one product with the kernels gives all their outputs (Chellapilla, Puri and Simard, "High
 performance convolutional neural networks for document processing", 2006). The gradient of the
-input is the same walked backwards: columns are computed, and added where they came from. So a
-transposed convolution is another convolution's input gradient, and nothing else.
+input is the same walked backwards, and a transposed convolution is another one's input gradient.
 """
 
 from __future__ import annotations
@@ -37,6 +36,16 @@ class Geometry(NamedTuple):
         axes = zip(size, kernel, self.stride, self.padding, self.dilation, strict=True)
         rows, columns = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
         return rows, columns
+
+    def turned(
+        self, kernel: Sequence[int], output: Sequence[int], size: Sequence[int]
+    ) -> Geometry | None:
+        """How turned kernels lie on the output's gradient to give the input's; None: not so."""
+        axes = zip(kernel, self.padding, self.dilation, strict=True)
+        rows, columns = (d * (k - 1) - p for k, p, d in axes)
+        back = self._replace(padding=(rows, columns))
+        fits = self.stride == (1, 1) and min(rows, columns) >= 0
+        return back if fits and back.output_size(output, kernel) == tuple(size) else None
 
     def taps(self, kernel: Sequence[int], output: Sequence[int]) -> Iterator[tuple[int, int, Any]]:
         """For every element of the kernel: its place, and the padded input's values it meets."""
@@ -102,19 +111,26 @@ def forward(
 def of_inputs(
     g: Array, weight: Array, shape: tuple[int, ...], geometry: Geometry, multiply: Any
 ) -> Array:
-    """The gradient of the input, which has this shape, from that of the output (N, out, ...)."""
+    """The gradient of the input, which has this shape, from that of the output (N, out, ...).
+
+    With stride 1 it is a convolution of the output's gradient with the kernels turned round, which
+    is quicker unless there are many more outputs than inputs. Otherwise columns are computed, and
+    added to the windows they stand for.
+    """
     xp, kernel, output = namespace_of(g), weight.shape[2:], g.shape[2:]
+    back = geometry.turned(kernel, output, shape[2:])
+    if back is not None and g.shape[1] <= 2 * shape[1]:
+        return forward(g, _turned(weight, geometry.groups), shape[2:], back, multiply)
     images, channels = shape[:2]
     kernels = _by_group(weight, geometry.groups).swapaxes(1, 2)
     slopes = _flat(g, geometry.groups)
     (top, left), (height, width) = geometry.padding, shape[2:]
     padded = xp.zeros((images, channels, height + 2 * top, width + 2 * left), g.dtype)
-    for block in _blocks(
-        images, channels * kernel[0] * kernel[1] * slopes.shape[3] * g.dtype.itemsize
-    ):
+    places = list(geometry.taps(kernel, output))
+    for block in _blocks(images, channels * len(places) * slopes.shape[3] * g.dtype.itemsize):
         columns = multiply(kernels, slopes[block])
         columns = columns.reshape(len(columns), channels, *kernel, *output)
-        for i, j, window in geometry.taps(kernel, output):
+        for i, j, window in places:
             padded[block][window] += columns[:, :, i, j]
     inside: Array = padded[:, :, top : top + height, left : left + width]
     return inside
@@ -145,6 +161,13 @@ def _by_group(weight: Array, groups: int) -> Array:
     return weight.reshape(groups, len(weight) // groups, math.prod(weight.shape[1:]))
 
 
+def _turned(weight: Array, groups: int) -> Array:
+    """Kernels (out, in / groups, ...) turned by half a turn, as (in, out / groups, ...)."""
+    split = weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
+    turned = split.swapaxes(1, 2)[..., ::-1, ::-1]
+    return turned.reshape(groups * turned.shape[1], *turned.shape[2:])
+
+
 def _flat(images: Array, groups: int) -> Array:
     """Images (N, channels, H, W) as (N, groups, channels / groups, H W)."""
     count, channels, height, width = images.shape
@@ -165,8 +188,10 @@ def _columns(
     xp, groups = namespace_of(x), geometry.groups
     images, channels, height, width = x.shape
     (top, left), windows = geometry.padding, output[0] * output[1]
-    direct = tuple(kernel) == (1, 1) and geometry.stride == (1, 1) and geometry.padding == (0, 0)
+    same_size = tuple(output) == (height, width) and geometry.padding == (0, 0)
+    direct = tuple(kernel) == (1, 1) and geometry.stride == (1, 1) and same_size
     taps = channels * kernel[0] * kernel[1]
+    places = list(geometry.taps(kernel, output))
     scratch: Any = None
     padded: Any = None
     for block in _blocks(images, taps * windows * x.dtype.itemsize, whole or direct):
@@ -179,6 +204,6 @@ def _columns(
             padded = xp.zeros((len(part), channels, height + 2 * top, width + 2 * left), x.dtype)
         padded[: len(part), :, top : top + height, left : left + width] = part
         columns = scratch[: len(part)]
-        for i, j, window in geometry.taps(kernel, output):
+        for i, j, window in places:
             columns[:, :, i, j] = padded[: len(part)][window]
         yield block, columns.reshape(len(part), groups, taps // groups, windows)

@@ -156,10 +156,10 @@ def _(g: Array) -> Any:
 @primitive(exact=True)
 def relu(x: Array) -> Any:
     """max(x, 0), with derivative 0 at 0 as in PyTorch."""
-    passes = ~(x <= 0)  # a NaN passes, as in PyTorch
-    return namespace_of(x).maximum(x, x.dtype.type(0)), (passes,)
+    y = namespace_of(x).maximum(x, x.dtype.type(0))
+    return y, (y,)
 
 
 @relu.backward
-def _(g: Array, passes: Array) -> Any:
-    return (namespace_of(g).where(passes, g, g.dtype.type(0)),)
+def _(g: Array, y: Array) -> Any:
+    return (namespace_of(g).where(y != 0, g, g.dtype.type(0)),)  # a NaN passes, as in PyTorch
