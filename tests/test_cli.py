@@ -120,3 +120,45 @@ def test_accumulate(tmp_path):
     table = fp16sim("accumulate", "--longest", "6", "--trials", "1", "--out", tmp_path)
     assert "Error in ulps of fp16, positive factors" in table.stdout
     assert "fp16 in blocks of 16" in table.stdout
+
+
+def test_train_stops_and_continues(tmp_path):
+    path = tmp_path / "run.ckpt"
+    settings = ("train", "gpt", "--fast", "--precision", "fp16", "--json")
+    whole = fp16sim(*settings, "--steps", 8)
+    assert whole.returncode == 0, whole.stderr
+    first = fp16sim(*settings, "--steps", 5, "--save", path)
+    assert json.loads(first.stdout)["steps"] == 5
+    second = fp16sim(*settings, "--steps", 8, "--save", path)
+    assert "has 5 steps; continuing" in second.stderr
+    one, two = json.loads(whole.stdout), json.loads(second.stdout)
+    assert len(one.pop("losses")) == 8
+    assert json.loads(whole.stdout)["losses"] == two.pop("losses")
+    assert one.pop("seconds") > 0
+    assert two.pop("seconds") > 0
+    assert one == two
+    assert one["metrics"]["loss"] > 0
+    assert one["sample"].startswith("The ")
+    other = fp16sim("train", "gpt", "--fast", "--save", path)
+    assert other.returncode == 2
+    assert "this one is" in other.stderr
+
+
+def test_train_prints_the_metric_and_refuses_other_networks():
+    done = fp16sim("train", "mlp", "--fast")
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+    bad = fp16sim("train", "resnet")
+    assert bad.returncode == 2
+    assert "allowed are autoencoder, mlp" in bad.stderr
+
+
+def test_primitives():
+    done = fp16sim("primitives", "--json")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["conv2d"]["autocast"] == "low"
+    assert rows["layer_norm"]["autocast"] == "wide"
+    assert rows["batch_norm"]["autocast"] == "first"
+    assert rows["gelu"]["precision"].startswith("correctly rounded")
+    assert rows["reshape"]["precision"].startswith("exact")
+    assert "matmul" in fp16sim("primitives").stdout

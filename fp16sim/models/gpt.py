@@ -126,8 +126,12 @@ def task(size: str, seed: int) -> Task:
             ]
         return {"loss": float(np.mean(losses))}
 
+    def sample() -> str:
+        ids = model.generate(data.encode("The ")[None], 200, temperature=0.8, rng=0)
+        return data.decode(ids[0])
+
     optimizer = optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=0.1)
     steps = settings["steps"]
     rule = optim.schedules.cosine(steps, warmup=min(steps // 10, 100), final=0.1)
     schedule = optim.Schedule(optimizer, rule)
-    return Task("gpt", size, model, optimizer, steps, batch, evaluate, schedule)
+    return Task("gpt", size, model, optimizer, steps, batch, evaluate, schedule, sample)

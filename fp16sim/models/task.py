@@ -56,6 +56,8 @@ class Task:
     #: metrics on data that is not trained on, by name
     evaluate: Callable[[], dict[str, float]]
     schedule: Schedule | None = None
+    #: something that shows what it has learned, to be read
+    sample: Callable[[], str] | None = None
 
     def train_step(
         self,

@@ -1,0 +1,21 @@
+"""The command line: thin. Results go to standard output, progress and remarks to standard error."""
+
+from __future__ import annotations
+
+import click
+
+from fp16sim.cli.accumulate import accumulate
+from fp16sim.cli.numbers import explain
+from fp16sim.cli.primitives import primitives
+from fp16sim.cli.rescue import rescue
+from fp16sim.cli.train import train
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="fp16sim")
+def main() -> None:
+    """See what half precision does to a neural network."""
+
+
+for command in (rescue, explain, accumulate, train, primitives):
+    main.add_command(command)
