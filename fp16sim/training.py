@@ -122,6 +122,8 @@ class Run:
         self.generators = {
             f"model.{path}": rng for path, rng in held if isinstance(rng, np.random.Generator)
         } | (generators or {})
+        #: what sort of run this is, in plain values; files of other sorts are refused
+        self.about: dict[str, Any] = {}
         #: what every step so far did
         self.history: list[Step] = []
         #: what was measured on the way: dicts of numbers, each with the number of steps before it
@@ -180,6 +182,7 @@ class Run:
         checkpoint.save(
             path,
             {
+                "about": self.about,
                 "model": {name: value.numpy() for name, value in model.items()},
                 "formats": {name: str(value.fmt) for name, value in model.items()},
                 "optimizer": self.optimizer.state_dict(),
@@ -215,10 +218,11 @@ class Run:
 
 def _check_like(path: str | Path, state: Any, run: Run) -> None:
     """Whether a saved state is one of a run that was set up like this one."""
-    entries = ("model", "formats", "optimizer", "scaler", "schedule", "generators", "history",
-               "metrics")  # fmt: skip
-    if not isinstance(state, dict) or set(state) != set(entries):
+    entries = {"about", "model", "formats", "optimizer", "scaler", "schedule", "generators"}
+    if not isinstance(state, dict) or set(state) != entries | {"history", "metrics"}:
         raise ValueError(f"{path} is a checkpoint, but not one of a training run")
+    if state["about"] != run.about:
+        raise ValueError(f"{path} is of the run {state['about']}; this one is {run.about}")
     formats = {name: str(value.fmt) for name, value in run.model.named_tensors()}
     if state["formats"] != formats:
         other = sorted(state["formats"].items() ^ formats.items())[0][0]
