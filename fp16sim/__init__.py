@@ -9,7 +9,18 @@ top the instruments, experiments and the command line.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fp16sim import arith, data, functional, models, nn, optim, tensorcore, training
+from fp16sim import (
+    arith,
+    checkpoint,
+    data,
+    functional,
+    metrics,
+    models,
+    nn,
+    optim,
+    tensorcore,
+    training,
+)
 from fp16sim.accumulate import Accumulator, dot, matmul, mean, sum
 from fp16sim.autograd import Tensor, check_gradients, no_grad, primitive
 from fp16sim.blocks import (
@@ -75,6 +86,7 @@ __all__ = [
     "arith",
     "autocast",
     "check_gradients",
+    "checkpoint",
     "data",
     "decode",
     "decode_blocks",
@@ -84,6 +96,7 @@ __all__ = [
     "functional",
     "matmul",
     "mean",
+    "metrics",
     "models",
     "nn",
     "no_grad",

@@ -18,6 +18,7 @@ ROLES = (
     "weight",
     "input",
     "value",
+    "moment",
     "gradient",
     "activation gradient",
     "weight gradient",
