@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fp16sim.arguments import one_of
 from fp16sim.formats import FP32, Format
 
 #: a NumPy array, or a CuPy array, which has the same interface
@@ -21,6 +22,9 @@ Draw: TypeAlias = "Callable[[int], Array]"
 #: what ``rng`` arguments accept: a seed, a generator, or None for fresh entropy
 RandomLike: TypeAlias = "int | np.random.Generator | None"  # a string: np.random loads slowly
 
+#: where an array can be: on the host, or on the GPU; PyTorch's names
+DEVICES = ("cpu", "cuda")
+
 
 def namespace_of(x: object) -> ModuleType:
     """The module whose functions work on ``x``: ``numpy``, or ``cupy`` for a GPU array.
@@ -30,10 +34,62 @@ def namespace_of(x: object) -> ModuleType:
     """
     if isinstance(x, np.ndarray | np.generic):
         return np
-    cupy = sys.modules.get("cupy")
-    if cupy is not None and isinstance(x, cupy.ndarray):
-        return cupy
+    if is_on_gpu(x):
+        return sys.modules["cupy"]
     raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
+
+
+def device_of(x: object) -> str:
+    """Where an array is, one of ``DEVICES``. Raises TypeError for anything that is not one."""
+    return "cpu" if namespace_of(x) is np else "cuda"
+
+
+def is_on_gpu(x: object) -> bool:
+    """Whether this is a GPU array; anything may be asked about."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, cupy.ndarray)
+
+
+def to_host(array: Array) -> Array:
+    """The values as a NumPy array: a copy of a GPU's array, a NumPy array itself.
+
+    CuPy never does this by itself, since it waits for all that the GPU has still to do.
+    """
+    host: Array = array if namespace_of(array) is np else array.get()  # type: ignore[attr-defined]
+    return host
+
+
+def to_device(array: Array, device: str) -> Array:
+    """The values as an array on that device: the array itself if it is there already.
+
+    device: one of ``DEVICES``. Raises ValueError for others; for "cuda", ImportError without CuPy
+    and RuntimeError without a GPU, saying what is needed.
+    """
+    if one_of("device", device, DEVICES) == device_of(array):
+        return array
+    moved: Array = to_host(array) if device == "cpu" else _cupy().asarray(array)
+    return moved
+
+
+def _cupy() -> ModuleType:
+    """CuPy, if there is a GPU for it."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            "device='cuda' needs CuPy: pip install 'fp16sim[gpu]', or the cupy-cuda package of "
+            f"your CUDA version ({error})"
+        ) from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except RuntimeError as error:  # CUDA's own is one
+        raise RuntimeError(
+            f"device='cuda' needs an NVIDIA GPU and its driver; CUDA says: {error}"
+        ) from error
+    if not count:
+        raise RuntimeError("device='cuda' needs an NVIDIA GPU; CUDA finds none here")
+    found: ModuleType = cupy
+    return found
 
 
 def carrier_of(fmt: Format) -> np.dtype[Any]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fp16sim.arguments import one_of
-from fp16sim.backend import Array
+from fp16sim.backend import Array, namespace_of, to_host
 from fp16sim.formats import Format
 
 
@@ -167,23 +167,23 @@ class Counts:
             self._add(before, after, fmt)
 
     def _add(self, before: Array, after: Array, fmt: Format) -> None:
-        size = int(before.size)
-        zero = size - int(np.count_nonzero(before != 0))  # faster than count_nonzero(before)
+        xp, size = namespace_of(before), int(before.size)
+        zero = size - int(xp.count_nonzero(before != 0))  # faster than count_nonzero(before)
         left = after != 0
-        small = np.abs(after) < fmt.smallest_normal
+        small = xp.abs(after) < fmt.smallest_normal
         exponents = _exponent_histogram(before, zero)
         nonfinite = size - zero - int(exponents.sum())
         self.total += size
         self.zero += zero
-        self.flushed += size - int(np.count_nonzero(left)) - zero
-        self.subnormal += int(np.count_nonzero(small & left))
+        self.flushed += size - int(xp.count_nonzero(left)) - zero
+        self.subnormal += int(xp.count_nonzero(small & left))
         # Of the values out of range the finite ones have overflowed or were saturated.
         limit = fmt.max + 2.0 ** (fmt.emax - fmt.precision)
-        if nonfinite or not np.all(np.abs(before) <= fmt.max):
-            finite = np.isfinite(before)
-            lost = finite & ~np.isfinite(after)
-            self.overflowed += int(np.count_nonzero(lost))
-            self.saturated += int(np.count_nonzero(finite & ~lost & (np.abs(before) > limit)))
+        if nonfinite or not xp.all(xp.abs(before) <= fmt.max):
+            finite = xp.isfinite(before)
+            lost = finite & ~xp.isfinite(after)
+            self.overflowed += int(xp.count_nonzero(lost))
+            self.saturated += int(xp.count_nonzero(finite & ~lost & (xp.abs(before) > limit)))
         self.nonfinite += nonfinite
         self.exponents += exponents
 
@@ -209,7 +209,9 @@ def _exponent_histogram(x: Array, zeros: int) -> Array:
 
     zeros: how many of the values are zero, known already.
     """
-    histogram = np.zeros(HIGHEST_EXPONENT - LOWEST_EXPONENT + 1, np.int64)
+    xp, histogram = namespace_of(x), np.zeros(HIGHEST_EXPONENT - LOWEST_EXPONENT + 1, np.int64)
+    if not x.size:
+        return histogram  # CuPy's bincount wants values
     # The exponent field is code = e + bias for normal numbers, and quick to count.
     if x.dtype == np.float32:
         bias = 127
@@ -217,13 +219,14 @@ def _exponent_histogram(x: Array, zeros: int) -> Array:
     else:
         bias = 1023
         codes = (x.view(np.uint64) >> np.uint64(52)).astype(np.uint16) & 0x7FF
-    found = np.bincount(codes.ravel(), minlength=2 * bias + 2)
+    found = to_host(xp.bincount(codes.ravel(), minlength=2 * bias + 2))
     first = 1 - bias - LOWEST_EXPONENT
     histogram[first : first + 2 * bias] = found[1 : 2 * bias + 1]
     if found[0] != zeros:  # the carrier's own subnormals
         x = x[(codes == 0) & (x != 0)]
-        exponents = np.frexp(x)[1].astype(np.intp) - 1  # frexp: |x| in [2^(e-1), 2^e)
-        histogram += np.bincount(exponents - LOWEST_EXPONENT, minlength=histogram.size)
+        exponents = xp.frexp(x)[1].astype(np.intp) - 1  # frexp: |x| in [2^(e-1), 2^e)
+        places = exponents - LOWEST_EXPONENT
+        histogram += to_host(xp.bincount(places, minlength=histogram.size))
     return histogram
 
 
@@ -239,11 +242,12 @@ class UpdateCounts:
 
     def add(self, event: Updated) -> None:
         """Count one update."""
+        xp = namespace_of(event.after)
         unchanged = event.after == event.before
         zero = event.update == 0
         self.total += int(unchanged.size)
-        self.zero += int(np.count_nonzero(zero))
-        self.swamped += int(np.count_nonzero(unchanged & ~zero))
+        self.zero += int(xp.count_nonzero(zero))
+        self.swamped += int(xp.count_nonzero(unchanged & ~zero))
 
     def merge(self, other: UpdateCounts) -> None:
         """Add another's counts to this one's."""

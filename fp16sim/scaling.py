@@ -7,14 +7,17 @@ ICLR 2018, section 3.2; of the dynamic rule and its constants: torch.amp.GradSca
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from fp16sim.arguments import integer, real
 from fp16sim.autograd import Tensor
+from fp16sim.backend import Array, namespace_of
 from fp16sim.formats import FP16, FP32
 from fp16sim.optim import Optimizer
 
@@ -140,7 +143,7 @@ class GradScaler:
             raise TypeError(f"loss must be a Tensor, got {type(loss).__name__}")
         if not self._enabled:
             return loss
-        return loss * Tensor(np.float32(self._state.scale))
+        return loss * Tensor(np.float32(self._state.scale), device=loss.device)
 
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the gradients by the scale, in fp32, and note whether all were finite before.
@@ -165,7 +168,7 @@ class GradScaler:
         gradients = [p.gradient for p in optimizer.params if p.gradient is not None]
         if not gradients:
             return
-        self._finite[id(optimizer)] = all(bool(np.isfinite(g).all()) for g in gradients)
+        self._finite[id(optimizer)] = _all_finite(gradients)
         with np.errstate(all="ignore"):
             inverse = np.float32(1.0 / np.float64(self._state.scale))
             for p in optimizer.params:
@@ -239,6 +242,12 @@ class GradScaler:
             raise ValueError(f"state must have just the entries {', '.join(sorted(allowed))}")
         renamed = {"streak" if name == "_growth_tracker" else name: v for name, v in state.items()}
         self._state = replace(self._state, **renamed)
+
+
+def _all_finite(gradients: list[Array]) -> bool:
+    """Whether all values of all gradients are finite; a GPU is waited for once."""
+    each = (namespace_of(g).isfinite(g).all() for g in gradients)
+    return bool(reduce(operator.and_, each))
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:

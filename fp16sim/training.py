@@ -20,7 +20,7 @@ import numpy as np
 from fp16sim import checkpoint
 from fp16sim.arguments import integer
 from fp16sim.autograd import Tensor
-from fp16sim.backend import Array
+from fp16sim.backend import Array, to_host
 from fp16sim.nn import Module
 from fp16sim.optim import Optimizer
 from fp16sim.precision import autocast
@@ -185,7 +185,7 @@ class Run:
                 "about": self.about,
                 "model": {name: value.numpy() for name, value in model.items()},
                 "formats": {name: str(value.fmt) for name, value in model.items()},
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": _on_host(self.optimizer.state_dict()),
                 "scaler": None if self.scaler is None else self.scaler.state_dict(),
                 "schedule": None if self.schedule is None else self.schedule.state_dict(),
                 "generators": {
@@ -214,6 +214,15 @@ class Run:
             random.bit_generator.state = state["generators"][name]
         self.history = [Step(**step) for step in state["history"]]
         self.metrics = state["metrics"]
+
+
+def _on_host(saved: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state as a file can hold it: with its arrays on the host."""
+    state = [
+        {name: x if name == "step" else to_host(x) for name, x in one.items()}
+        for one in saved["state"]
+    ]
+    return saved | {"state": state}
 
 
 def _check_like(path: str | Path, state: Any, run: Run) -> None:

@@ -299,9 +299,9 @@ def as_strict(x):
 
 
 def to_strict(model):
-    """The model with its parameters moved to the pretended GPU, as a module of fp16sim.nn."""
-    for parameter in model.parameters():
-        parameter.data = as_strict(parameter.data)
+    """The model, a module of fp16sim.nn, with parameters and buffers on the pretended GPU."""
+    for _, tensor in model.named_tensors():
+        tensor.data = as_strict(tensor.data)
     return model
 
 
@@ -390,7 +390,17 @@ strict.ndarray = StrictArray
 strict.asnumpy = lambda a: a.get() if isinstance(a, StrictArray) else np.asarray(a)
 strict.linalg = _Namespace("cupy.linalg", np.linalg, LACKING_LINALG)
 strict.lib = types.ModuleType("cupy.lib")
+strict.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=lambda: 1))
 strict.lib.stride_tricks = _Namespace("cupy.lib.stride_tricks", np.lib.stride_tricks)
+
+
+def _bincount(x, weights=None, minlength=None):
+    if not x.size:
+        raise ValueError("zero-size array to reduction operation cupy_max which has no identity")
+    return _called(np.bincount, (x, weights, minlength or 0), {})
+
+
+strict.bincount = _bincount
 
 
 def _special(name):

@@ -38,8 +38,9 @@ def slope(name: str, x: Array, fmt: Format) -> Array:
 def _gathered(kind: str, name: str, x: Array, precision: int) -> Array:
     xp = namespace_of(x)
     index = x.view(np.uint32) >> np.uint32(FP32.precision - precision)
-    # No index is out of range; "clip" spares NumPy the check.
-    values: Array = xp.take(_table(xp, kind, name, precision), index, mode="clip")
+    # No index is out of range; "clip" spares NumPy the check. CuPy never checks.
+    how = {"mode": "clip"} if xp is np else {}
+    values: Array = xp.take(_table(xp, kind, name, precision), index, **how)
     return values
 
 

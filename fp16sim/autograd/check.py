@@ -25,7 +25,8 @@ def check_gradients(
     w, so two evaluations check all gradients: <w, (f(x+hv) - f(x-hv)) / 2h> against <grad, v>.
     tolerance: relative to |grad||v|, never absolute: a tiny gradient must be right as well.
 
-    Raises ValueError for an input that is not FP64, AssertionError if the two disagree.
+    Raises ValueError for an input that is not FP64 or not on the host, AssertionError if the two
+    disagree.
     """
     random = generator(rng)
     for position, x in enumerate(inputs):
@@ -33,6 +34,10 @@ def check_gradients(
             raise TypeError(f"inputs[{position}] must be a Tensor, got {type(x).__name__}")
         if x.fmt != FP64:
             raise ValueError(f"inputs[{position}] is {x.fmt}; finite differences need fp64")
+        if x.device != "cpu":
+            raise ValueError(
+                f"inputs[{position}] is on the GPU; finite differences need the host: .to('cpu')"
+            )
     directions = [
         random.standard_normal(x.shape) * x.requires_grad for x in inputs
     ]  # zero for the ones held fixed

@@ -25,7 +25,7 @@ import numpy as np
 
 from fp16sim import events
 from fp16sim.autograd.tape import LazyGradient, Node, Rule, recording
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, device_of, namespace_of, to_device
 from fp16sim.formats import Format
 from fp16sim.precision import format_for, multiplier_for
 from fp16sim.rounding import store
@@ -70,6 +70,7 @@ class Primitive:
 
     def __call__(self, *inputs: N, **options: Any) -> N:
         """Apply to tensors in any formats; ``options`` go to the forward function as they are."""
+        check_devices(f"inputs of {self.name!r}", *(node.data for node in inputs))
         if self.mixed:
             fmt = format_for(self.name, [inputs[0].fmt])
             inputs = (cast(inputs[0], fmt), *inputs[1:])
@@ -132,6 +133,32 @@ def cast(node: N, fmt: Format) -> N:
 
 def _cast_rule(gradient: Array) -> tuple[LazyGradient, ...]:
     return (gradient,)
+
+
+def move(node: N, device: str) -> N:
+    """The same values on another device; the gradient is moved back on the way back."""
+    home, data = device_of(node.data), to_device(node.data, device)
+    if data is node.data:
+        return node
+    origin = events.Origin(events.current_scope(), "move", node.origin.role)
+    return _recorded((node,), data, node.fmt, origin, _move_rule, (home,), exact=True)
+
+
+def _move_rule(gradient: Array, home: str) -> tuple[LazyGradient, ...]:
+    return (lambda: to_device(gradient, home),)
+
+
+_WHERE = {"cpu": "on the host", "cuda": "on the GPU"}
+
+
+def check_devices(what: str, first: Array, *others: Array) -> None:
+    """TypeError if some are on the GPU and some on the host: nothing is moved unasked."""
+    for position, array in enumerate(others, 1):
+        if type(array) is not type(first) and device_of(array) != device_of(first):
+            raise TypeError(
+                f"{what} must be on one device: number 0 is {_WHERE[device_of(first)]}, number "
+                f"{position} is {_WHERE[device_of(array)]}; move one, by .to('cuda') or .to('cpu')"
+            )
 
 
 def _recorded(

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from fp16sim.arguments import integer, real
 from fp16sim.autograd import tape
 from fp16sim.autograd.ops import elementwise, functions, matmul, reduce, shape
-from fp16sim.autograd.primitive import cast
-from fp16sim.backend import Array, namespace_of
+from fp16sim.autograd.primitive import cast, check_devices, move
+from fp16sim.backend import DEVICES, Array, device_of, is_on_gpu, namespace_of, to_device, to_host
 from fp16sim.events import Origin
 from fp16sim.formats import FormatLike, format_of
 from fp16sim.rounding import float_array, store
@@ -25,14 +25,17 @@ class Tensor(tape.Node):
     data: floats of any shape. float64 data (Python floats and lists are float64, as in NumPy) is
         FP64 and computed in float64; float32 data is FP32; float16 data is FP16 on a float32
         carrier, and ml_dtypes data has its own format likewise. Another Tensor gives its values
-        and its format.
+        and its format. A CuPy array's values stay on the GPU.
     requires_grad: collect a gradient here when ``backward()`` is called on a result.
-    fmt: a Format or its name; the data is rounded to it.
+    fmt: a Format or its name; the data is rounded to it, where it is given.
+    device: "cpu" or "cuda", to move it; None: where it is given.
 
     Two formats that meet give the wider one; FP16 with BF16 gives FP32. A number (Python's or a
     NumPy scalar) takes the other operand's format. Comparisons give arrays of booleans.
+    Operands must be on one device; numbers and lists go where the other operand is.
 
-    Raises TypeError for integer, complex, object or string data.
+    Raises TypeError for integer, complex, object or string data; ImportError or RuntimeError,
+    saying what is needed, for "cuda" without CuPy or a GPU.
     """
 
     __slots__ = ()
@@ -43,19 +46,21 @@ class Tensor(tape.Node):
         data: ArrayLike | Tensor,
         requires_grad: bool = False,
         fmt: FormatLike | None = None,
+        device: str | None = None,
     ) -> None:
         if isinstance(data, Tensor):
             values, own = data.data, data.fmt
         else:
-            values, own = float_array(data, "data")
+            values, own = float_array(data, "data", gpu=True)
         if not isinstance(requires_grad, bool):
             raise TypeError(f"requires_grad must be True or False, got {requires_grad!r}")
         fmt = own if fmt is None else format_of(fmt)
         origin = Origin("", "tensor", "weight" if requires_grad else "input")
         with np.errstate(all="ignore"):
             stored = store(values, fmt, origin if fmt != own else None)
-        stored = stored.copy() if stored is values else stored
-        self._init(stored, fmt, requires_grad, origin)
+        placed = stored if device is None else to_device(stored, device)
+        placed = placed.copy() if placed is values else placed
+        self._init(placed, fmt, requires_grad, origin)
 
     # --- what it holds -------------------------------------------------------------------------
 
@@ -73,6 +78,11 @@ class Tensor(tape.Node):
     def size(self) -> int:
         """Number of values."""
         return self.data.size
+
+    @property
+    def device(self) -> str:
+        """Where the values are: "cpu" or "cuda"."""
+        return device_of(self.data)
 
     @property
     def grad(self) -> Tensor | None:
@@ -93,17 +103,19 @@ class Tensor(tape.Node):
             raise TypeError(f"grad must be a Tensor or None, got {type(value).__name__}")
         if value.shape != self.shape:
             raise ValueError(f"grad has shape {value.shape}; allowed is {self.shape}")
+        check_devices("a tensor and its grad", self.data, value.data)
         self.gradient = store(value.data, self.fmt, None).copy()
 
     def numpy(self) -> Array:
-        """A copy of the values as float32 (float64 for formats that need it)."""
-        return self.data.copy()
+        """A copy of the values, on the host, as float32 (float64 for formats that need it)."""
+        host = to_host(self.data)
+        return host.copy() if host is self.data else host
 
     def item(self) -> float:
         """The value of a tensor that has just one. Raises ValueError otherwise."""
         if self.size != 1:
             raise ValueError(f"item() needs exactly one value, this tensor has shape {self.shape}")
-        return float(self.data.reshape(()))
+        return float(self.data.item())  # waits for a GPU
 
     def detach(self) -> Tensor:
         """The same values, off the tape."""
@@ -125,31 +137,33 @@ class Tensor(tape.Node):
     def __len__(self) -> int:
         if self.ndim == 0:
             raise TypeError("a tensor of one value and no axes has no length")
-        return len(self.data)
+        return self.shape[0]
 
     def __eq__(self, other: object) -> Any:
-        return self.data == _compared(other)
+        return self.data == _compared(self, other)
 
     def __ne__(self, other: object) -> Any:
-        return self.data != _compared(other)
+        return self.data != _compared(self, other)
 
     def __lt__(self, other: object) -> Any:
-        return self.data < _compared(other)
+        return self.data < _compared(self, other)
 
     def __le__(self, other: object) -> Any:
-        return self.data <= _compared(other)
+        return self.data <= _compared(self, other)
 
     def __gt__(self, other: object) -> Any:
-        return self.data > _compared(other)
+        return self.data > _compared(self, other)
 
     def __ge__(self, other: object) -> Any:
-        return self.data >= _compared(other)
+        return self.data >= _compared(self, other)
 
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         grad = ", requires_grad=True" if self.requires_grad else ""
-        return f"Tensor({np.array2string(self.data, separator=', ')}, fmt={self.fmt}{grad})"
+        device = "" if self.device == "cpu" else f", device={self.device}"
+        values = np.array2string(to_host(self.data), separator=", ")
+        return f"Tensor({values}, fmt={self.fmt}{device}{grad})"
 
     # --- the tape ------------------------------------------------------------------------------
 
@@ -161,7 +175,7 @@ class Tensor(tape.Node):
         gradient: what to weight this tensor's elements by, of its shape; 1 for a single value.
         retain_graph: keep what backward needs, for another call; otherwise it is freed.
         Raises RuntimeError if nothing here requires a gradient, or on a second call; ValueError
-        for a missing or wrongly shaped gradient.
+        for a missing or wrongly shaped gradient; TypeError for one on another device.
         """
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that does not require a gradient")
@@ -173,13 +187,20 @@ class Tensor(tape.Node):
                 )
             seed = namespace_of(self.data).ones_like(self.data)
         else:
-            seed = operand(gradient, self, "gradient").to(self.fmt).data
+            weights = operand(gradient, self, "gradient")
+            check_devices("a tensor and its gradient", self.data, weights.data)
+            seed = weights.to(self.fmt).data
             if seed.shape != self.shape:
                 raise ValueError(f"gradient has shape {seed.shape}; allowed is {self.shape}")
         tape.backward(self, seed, bool(retain_graph))
 
     def to(self, fmt: FormatLike) -> Tensor:
-        """The same values rounded to another format, differentiably."""
+        """The same values rounded to another format, or on another device, differentiably.
+
+        fmt: a Format or its name; or "cpu" or "cuda", see ``backend.to_device``.
+        """
+        if isinstance(fmt, str) and fmt in DEVICES:
+            return move(self, fmt)
         return cast(self, format_of(fmt))
 
     # --- operators and methods -----------------------------------------------------------------
@@ -227,6 +248,8 @@ class Tensor(tape.Node):
         for i, part in enumerate(parts):
             if isinstance(part, Tensor) or getattr(part, "dtype", np.dtype(int)).kind not in "iub":
                 raise TypeError(f"index {part!r} must be of integers or booleans")
+            if is_on_gpu(part) and xp is np:
+                raise TypeError("an index is on the GPU, the tensor on the host; move one")
             if isinstance(part, list | np.ndarray):
                 parts[i] = xp.asarray(part, dtype=None if len(part) else np.intp)
         key = tuple(parts) if isinstance(key, tuple) else parts[0]
@@ -373,6 +396,7 @@ Operand = Tensor | ArrayLike
 def operand(other: Operand, like: Tensor, argument: str = "operand") -> Tensor:
     """``other`` as a Tensor: a number in the format of ``like``, an array in its own.
 
+    Arrays stay where they are; what has no place (numbers, lists) goes where ``like`` is.
     Raises TypeError, naming the argument, for what is neither.
     """
     if isinstance(other, Tensor):
@@ -381,15 +405,20 @@ def operand(other: Operand, like: Tensor, argument: str = "operand") -> Tensor:
         other, bool | np.complexfloating
     ):
         try:
-            return Tensor(np.asarray(float(other)), fmt=like.fmt)
+            return Tensor(float(other), fmt=like.fmt, device=like.device)
         except OverflowError:
             raise ValueError(f"{argument}={other!r} is too large for a float") from None
-    values, fmt = float_array(other, argument)
-    return Tensor(values, fmt=fmt)
+    values, fmt = float_array(other, argument, gpu=True)
+    has_place = isinstance(other, np.ndarray) or is_on_gpu(other)
+    return Tensor(values, fmt=fmt, device=None if has_place else like.device)
 
 
-def _compared(other: object) -> Any:
-    return other.data if isinstance(other, Tensor) else other
+def _compared(x: Tensor, other: object) -> Any:
+    """What x's array is compared with."""
+    value: Any = other.data if isinstance(other, Tensor) else other
+    if isinstance(value, np.ndarray) or is_on_gpu(value):
+        check_devices("operands of a comparison", x.data, value)
+    return namespace_of(x.data).asarray(value) if isinstance(value, list | tuple) else value
 
 
 def _pair(left: Tensor, right: Operand, symbol: str) -> tuple[Tensor, Tensor]:

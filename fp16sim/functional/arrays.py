@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from fp16sim.arguments import integer, real
 from fp16sim.autograd.ops import elementwise, shape
 from fp16sim.autograd.tensor import Operand, Tensor
-from fp16sim.backend import RandomLike, generator, namespace_of
-from fp16sim.functional.checks import broadcast, integers, switch, tensor, with_axes
+from fp16sim.backend import RandomLike, generator, to_device
+from fp16sim.functional.checks import booleans, broadcast, integers, switch, tensor, with_axes
 
 
 def maximum(input: Tensor, other: Operand) -> Tensor:
@@ -27,9 +27,7 @@ def minimum(input: Tensor, other: Operand) -> Tensor:
 def where(condition: ArrayLike, input: Tensor, other: Operand) -> Tensor:
     """``input`` where the condition (booleans) holds, else ``other``; all three broadcast."""
     x, y = broadcast(tensor(input, "input"), other, "other")
-    chosen = namespace_of(x.data).asarray(condition)
-    if chosen.dtype != bool:
-        raise TypeError(f"condition has dtype {chosen.dtype}; allowed are booleans")
+    chosen = booleans(condition, "condition", x)
     try:
         np.broadcast_shapes(chosen.shape, x.shape, y.shape)
     except ValueError:
@@ -98,4 +96,4 @@ def dropout(
     if not switch("training", training) or p == 0:
         return x
     kept = generator(rng).random(x.shape, np.float32) >= p
-    return shape.dropout(x, kept=namespace_of(x.data).asarray(kept), p=p)
+    return shape.dropout(x, kept=to_device(kept, x.device), p=p)

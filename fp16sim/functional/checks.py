@@ -10,7 +10,7 @@ import numpy as np
 from fp16sim.arguments import integer
 from fp16sim.autograd.ops.conv import Pair
 from fp16sim.autograd.tensor import Operand, Tensor, operand
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, is_on_gpu, to_device
 
 
 def tensor(value: object, argument: str) -> Tensor:
@@ -75,15 +75,26 @@ def pair(name: str, value: object, at_least: int) -> Pair:
     return integer(name, both[0], at_least=at_least), integer(name, both[1], at_least=at_least)
 
 
+def plain_array(value: Any, argument: str, like: Tensor) -> Array:
+    """What was given as an array, to be checked where it is; ``to_device`` puts it to ``like``.
+
+    From the GPU to the host nothing goes unasked.
+    """
+    if is_on_gpu(value):
+        if like.device == "cpu":
+            raise TypeError(f"{argument} is on the GPU, the tensor on the host; move one")
+        return value  # type: ignore[no-any-return]
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise TypeError(f"{argument} cannot be made an array: {error}") from error
+
+
 def integers(value: Any, argument: str, like: Tensor, below: int, *, also: Any = None) -> Array:
     """An array of integers from 0 to below - 1 (or ``also``), where ``like`` is; as intp."""
     if isinstance(value, Tensor):
         raise TypeError(f"{argument} must be an array of integers, got a Tensor (of floats)")
-    xp = namespace_of(like.data)
-    try:
-        numbers = xp.asarray(value)
-    except ValueError as error:
-        raise TypeError(f"{argument} cannot be made an array: {error}") from error
+    numbers = plain_array(value, argument, like)
     if numbers.dtype.kind not in "iu":
         raise TypeError(f"{argument} has dtype {numbers.dtype}; allowed are integers")
     outside = (numbers < 0) | (numbers >= below)
@@ -95,8 +106,15 @@ def integers(value: Any, argument: str, like: Tensor, below: int, *, also: Any =
             f"{argument} has the value {int(numbers[outside][0])}; "
             f"allowed are 0 to {below - 1}{or_also}"
         )
-    placed: Array = numbers.astype(np.intp)
-    return placed
+    return to_device(numbers.astype(np.intp), like.device)
+
+
+def booleans(value: Any, argument: str, like: Tensor) -> Array:
+    """An array of booleans, where ``like`` is."""
+    marks = plain_array(value, argument, like)
+    if marks.dtype != bool:
+        raise TypeError(f"{argument} has dtype {marks.dtype}; allowed are booleans")
+    return to_device(marks, like.device)
 
 
 def optional(**parameters: Tensor | None) -> list[Tensor]:

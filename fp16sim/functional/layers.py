@@ -10,9 +10,18 @@ from numpy.typing import ArrayLike
 
 from fp16sim.arguments import integer, real
 from fp16sim.autograd.ops import fused, norms
+from fp16sim.autograd.primitive import check_devices
 from fp16sim.autograd.tensor import Tensor
 from fp16sim.backend import Array, namespace_of
-from fp16sim.functional.checks import optional, per_channel, sizes, switch, tensor, with_axes
+from fp16sim.functional.checks import (
+    booleans,
+    optional,
+    per_channel,
+    sizes,
+    switch,
+    tensor,
+    with_axes,
+)
 from fp16sim.rounding import store
 
 
@@ -56,19 +65,16 @@ def scaled_dot_product_attention(
         raise ValueError(f"value has shape {v.shape}; allowed is {k.shape[:-1]} and a width")
     if not k.shape[-2] or not q.shape[-1]:
         raise ValueError(f"key has shape {k.shape}; it needs at least one key of width 1")
-    xp = namespace_of(q.data)
     allowed: Array | None = None
     if attn_mask is not None:
-        allowed = xp.asarray(attn_mask)
-        if allowed.dtype != bool:
-            raise TypeError(f"attn_mask has dtype {allowed.dtype}; allowed are booleans")
+        allowed = booleans(attn_mask, "attn_mask", q)
         wanted = (*q.shape[:-1], k.shape[-2])
         if np.broadcast_shapes(wanted, allowed.shape) != wanted:
             raise ValueError(f"attn_mask of shape {allowed.shape} does not broadcast to {wanted}")
     if switch("is_causal", is_causal):
         if allowed is not None:
             raise ValueError("attn_mask and is_causal=True are both given; allowed is one of them")
-        allowed = xp.tri(q.shape[-2], k.shape[-2], dtype=bool)
+        allowed = namespace_of(q.data).tri(q.shape[-2], k.shape[-2], dtype=bool)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else real("scale", scale)
     return fused.scaled_dot_product_attention(q, k, v, allowed=allowed, scale=factor)
 
@@ -163,6 +169,7 @@ def batch_norm(
     x = _channels(input)
     given = per_channel(x.shape[1], weight=weight, bias=bias)
     running = per_channel(x.shape[1], running_mean=running_mean, running_var=running_var)
+    check_devices("input and running statistics", x.data, *(one.data for one in running))
     rate, eps = real("momentum", momentum, at_least=0), real("eps", eps, at_least=0)
     if not switch("training", training):
         if len(running) < 2:

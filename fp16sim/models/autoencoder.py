@@ -15,7 +15,7 @@ from fp16sim.arguments import one_of
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array, RandomLike, generator
 from fp16sim.data.digits import digits
-from fp16sim.models.task import Batch, Network, Task, epochs, predictions
+from fp16sim.models.task import Batch, Network, Task, epochs, predictions, tensor_for
 from fp16sim.nn import init
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
@@ -70,7 +70,7 @@ class Autoencoder(Network):
 
     def loss(self, *batch: Array) -> Tensor:
         """Mean squared error of images (N, pixels) drawn again."""
-        images = Tensor(batch[0])
+        images = tensor_for(self, batch[0])
         return F.mse_loss(self(images), images)
 
 

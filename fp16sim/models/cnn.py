@@ -9,7 +9,7 @@ from fp16sim import nn
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array, RandomLike, generator
 from fp16sim.models.mlp import digits_task
-from fp16sim.models.task import Network, Task
+from fp16sim.models.task import Network, Task, tensor_for
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (4, 8), "batch": 32, "steps": 40, "lr": 1e-2},
@@ -45,7 +45,7 @@ class ConvNet(Network):
     def loss(self, *batch: Array) -> Tensor:
         """Cross-entropy of images (N, 1, 8, 8) and labels (N,)."""
         images, labels = batch
-        return F.cross_entropy(self(Tensor(images)), labels)
+        return F.cross_entropy(self(tensor_for(self, images)), labels)
 
 
 def task(size: str, seed: int) -> Task:

@@ -12,7 +12,7 @@ from fp16sim import metrics, nn, optim
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array, RandomLike, generator
 from fp16sim.data.digits import digits
-from fp16sim.models.task import Network, Task, epochs, predictions
+from fp16sim.models.task import Network, Task, epochs, predictions, tensor_for
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "tiny": {"sizes": (64, 32, 10), "batch": 32, "steps": 60, "lr": 1e-2},
@@ -42,7 +42,7 @@ class MLP(Network):
     def loss(self, *batch: Array) -> Tensor:
         """Cross-entropy of images (N, pixels) and labels (N,)."""
         images, labels = batch
-        return F.cross_entropy(self(Tensor(images)), labels)
+        return F.cross_entropy(self(tensor_for(self, images)), labels)
 
 
 def task(size: str, seed: int) -> Task:

@@ -30,7 +30,7 @@ class Network(nn.Module):
 
     @abstractmethod
     def loss(self, *batch: Array) -> Tensor:
-        """The loss of a batch, a single value."""
+        """The loss of a batch, a single value; the arrays go where the parameters are."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,22 @@ def epochs(count: int, batch_size: int, seed: int) -> Callable[[int], Array]:
     return of
 
 
+def tensor_for(model: nn.Module, array: Array) -> Tensor:
+    """The array as a Tensor where the model's parameters are."""
+    first = next(model.parameters(), None)
+    return Tensor(array, device=None if first is None else first.device)
+
+
 def predictions(model: nn.Module, inputs: Iterable[Array]) -> list[Any]:
-    """The model's outputs for inputs one after the other, in eval mode and without a tape."""
+    """The model's outputs for inputs one after the other, in eval mode and without a tape.
+
+    inputs: arrays; they go where the model is, and the outputs come to the host.
+    """
     was = model.training
     model.eval()
     try:
         with no_grad():
-            return [model(Tensor(x)).numpy() for x in inputs]
+            return [model(tensor_for(model, x)).numpy() for x in inputs]
     finally:
         model.train(was)
 

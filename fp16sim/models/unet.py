@@ -12,10 +12,11 @@ import numpy as np
 
 from fp16sim import functional as F
 from fp16sim import metrics, nn, optim
+from fp16sim.arguments import integer
 from fp16sim.autograd import Tensor
-from fp16sim.backend import Array, RandomLike, generator
+from fp16sim.backend import Array, RandomLike, generator, namespace_of
 from fp16sim.data.phantom import CLASSES, phantoms
-from fp16sim.models.task import Network, Task, epochs, in_parts, predictions
+from fp16sim.models.task import Network, Task, epochs, in_parts, predictions, tensor_for
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "tiny": {"width": 4, "depth": 1, "image": 32, "images": 24, "batch": 4, "steps": 20,
@@ -60,7 +61,7 @@ class UNet(Network):
         rng: RandomLike = None,
     ) -> None:
         random = generator(rng)
-        widths = [width * 2**level for level in range(depth + 1)]
+        widths = [width * 2**level for level in range(integer("depth", depth, at_least=0) + 1)]
         inputs = [1, *widths[:-1]]
         self.down = nn.Sequential(
             *(DoubleConv(i, o, random) for i, o in zip(inputs, widths, strict=True))
@@ -73,6 +74,11 @@ class UNet(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of classes for every pixel."""
+        whole = 2 ** len(self.up)
+        if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] % whole or x.shape[3] % whole:
+            raise ValueError(
+                f"images have shape {x.shape}; allowed is (N, 1, H, W), sizes multiples of {whole}"
+            )
         seen = []
         for level, (_, block) in enumerate(self.down.children()):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
@@ -86,9 +92,9 @@ class UNet(Network):
     def loss(self, *batch: Array) -> Tensor:
         """Cross-entropy, a mean over all pixels, plus the Dice loss; images, masks (N, H, W)."""
         images, masks = batch
-        scores = self(Tensor(images))
-        wanted = np.moveaxis(np.eye(scores.shape[1], dtype=images.dtype)[masks], -1, 1)
-        dice = F.dice_loss(F.softmax(scores, 1), Tensor(wanted))
+        scores, xp = self(tensor_for(self, images)), namespace_of(masks)
+        wanted = xp.moveaxis(xp.eye(scores.shape[1], dtype=images.dtype)[masks], -1, 1)
+        dice = F.dice_loss(F.softmax(scores, 1), tensor_for(self, wanted))
         return F.cross_entropy(scores, masks) + dice
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from fp16sim import functional as F
 from fp16sim import metrics, nn, optim
 from fp16sim.autograd import Tensor
-from fp16sim.backend import Array, RandomLike, generator
+from fp16sim.backend import Array, RandomLike, generator, namespace_of
 from fp16sim.data.road import CLASSES, Scenes, scenes
-from fp16sim.models.task import Network, Task, epochs, in_parts, predictions
+from fp16sim.models.task import Network, Task, epochs, in_parts, predictions, tensor_for
 
 #: pixels along the side of a cell, and sizes of boxes are in these, too
 CELL = 8
@@ -58,6 +58,10 @@ class Detector(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """What every cell says."""
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % CELL or x.shape[3] % CELL:
+            raise ValueError(
+                f"images have shape {x.shape}; allowed is (N, 3, H, W), sizes multiples of {CELL}"
+            )
         y: Tensor = self.head(self.backbone(x))
         return y
 
@@ -68,14 +72,14 @@ class Detector(Network):
         object is there, its box as ``forward`` has it (offsets from 0 to 1), its class.
         """
         images, targets = batch
-        said = self(Tensor(images))
-        there = targets[:, :1]
+        said, there = self(tensor_for(self, images)), tensor_for(self, targets[:, :1])
         cells = there.size
         presence = F.binary_cross_entropy_with_logits(said[:, :1], there)
         centre = F.sigmoid(said[:, 1:3])
         box = F.concatenate([centre, said[:, 3:5]], 1) * there
-        boxes = F.mse_loss(box, targets[:, 1:5] * there, reduction="sum") / cells
-        labels = np.where(there[:, 0] > 0, targets[:, 5], -1).astype(np.int64)
+        wanted = tensor_for(self, targets[:, 1:5] * targets[:, :1])
+        boxes = F.mse_loss(box, wanted, reduction="sum") / cells
+        labels = namespace_of(targets).where(targets[:, 0] > 0, targets[:, 5], -1).astype(np.int64)
         classes = F.cross_entropy(said[:, 5:], labels, ignore_index=-1, reduction="sum") / cells
         return presence + 2.0 * boxes + classes
 

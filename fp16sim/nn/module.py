@@ -9,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 
 from fp16sim.autograd import Tensor
+from fp16sim.autograd.tensor import operand
+from fp16sim.backend import DEVICES, to_device
 from fp16sim.events import scope
 from fp16sim.formats import FormatLike, format_of
 from fp16sim.rounding import store
@@ -57,12 +59,13 @@ class Module:
 
         What it returns takes the output's place, unless it is None.
         """
-        before = vars(self).get("_hooks", ())
-        self._hooks = (*before, function)
+        self._hooks: tuple[Hook, ...] = (*vars(self).get("_hooks", ()), function)
         try:
             yield
         finally:
-            self._hooks = before
+            left = list(self._hooks)  # blocks may end in any order
+            left.remove(function)
+            self._hooks = tuple(left)
 
     # --- what it is made of --------------------------------------------------------------------
 
@@ -119,10 +122,16 @@ class Module:
         return self.train(False)
 
     def to(self, fmt: FormatLike) -> Self:
-        """Round all parameters to a format, in place; gradients are forgotten. Returns self.
+        """Round all parameters to a format, or move all to a device, in place. Returns self.
 
-        Buffers keep their format: running statistics belong in fp32.
+        fmt: a Format or its name; or "cpu" or "cuda", see ``backend.to_device``. Gradients are
+        forgotten. Buffers move, but keep their format: running statistics belong in fp32. Make
+        optimisers afterwards: their state stays where it is.
         """
+        if isinstance(fmt, str) and fmt in DEVICES:
+            for _, value in self.named_tensors():
+                value.data, value.grad = to_device(value.data, fmt), None
+            return self
         fmt = format_of(fmt)
         for parameter in self.parameters():
             parameter.data = store(parameter.data, fmt, parameter.origin)
@@ -140,13 +149,15 @@ class Module:
         Values are rounded to the format that each has here. Nothing is changed unless all fit:
         raises ValueError for missing, unknown or wrongly shaped entries.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping, got {type(state).__name__}")
         own = dict(self.named_tensors())
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
             lists = [f"{what}: {', '.join(names)}" for what, names in
                      (("missing", missing), ("unknown", unknown)) if names]  # fmt: skip
             raise ValueError(f"state does not fit this {type(self).__name__}; {'; '.join(lists)}")
-        given = {name: value if isinstance(value, Tensor) else Tensor(value)
+        given = {name: operand(value, own[name], f"state[{name!r}]")
                  for name, value in state.items()}  # fmt: skip
         for name, value in given.items():
             if value.shape != own[name].shape:
@@ -155,7 +166,8 @@ class Module:
                 )
         with np.errstate(all="ignore"):
             for name, value in given.items():
-                own[name].data = store(value.data, own[name].fmt, None).copy()
+                stored = store(value.data, own[name].fmt, None)
+                own[name].data = to_device(stored, own[name].device).copy()
                 own[name].grad = None
 
 

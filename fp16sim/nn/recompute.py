@@ -18,7 +18,8 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     function: from tensors to one tensor; a Module, or a function that uses modules. It runs twice,
     under the same autocast, and must do the same both times: dropout inside a Module draws the
     same numbers again, other random functions must not draw anew. Gradients are those of the plain
-    call, but those of parameters are added when this part's backward runs, before others'.
+    call, but those of parameters are added when this part's backward runs, before others', and an
+    input's are added up inside before what comes from outside. Running statistics move twice.
 
     Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
     """
@@ -36,7 +37,7 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     def again(gradient: Array) -> tuple[Array | Callable[[], Array], ...]:
         after = [random.bit_generator.state for random in generators]
         leaves = [Tensor(x, requires_grad=x.requires_grad) for x in inputs]
-        token = regions.set(precision)
+        token, recording = regions.set(precision), tape._recording.set(True)
         try:
             for random, state in zip(generators, before, strict=True):
                 random.bit_generator.state = state
@@ -44,6 +45,7 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
                 once_more = function(*leaves)
         finally:
             regions.reset(token)
+            tape._recording.reset(recording)
             for random, state in zip(generators, after, strict=True):
                 random.bit_generator.state = state
         if once_more.requires_grad:

@@ -36,7 +36,7 @@ class Summary:
 
     def bytes(self, fmt: FormatLike) -> int:
         """Bytes of all parameters in a format."""
-        return self.parameters * format_of(fmt).bits // 8
+        return -(-self.parameters * format_of(fmt).bits // 8)  # rounded up
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -74,7 +74,8 @@ def summary(model: Module, *inputs: Any) -> Summary:
         rows.append(Row(path, type(module).__name__, shape, count, size))
 
     with ExitStack() as stack:
-        for path, module in model.named_modules():
+        first = {id(module): (path, module) for path, module in [*model.named_modules()][::-1]}
+        for path, module in first.values():
             stack.enter_context(module.hook(partial(note, path)))
         stack.enter_context(no_grad())
         try:

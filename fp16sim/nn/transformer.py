@@ -8,6 +8,7 @@ from fp16sim import functional as F
 from fp16sim.arguments import integer
 from fp16sim.autograd import Tensor
 from fp16sim.backend import RandomLike, generator
+from fp16sim.functional.checks import with_axes
 from fp16sim.nn.layers import GELU, Dropout, LayerNorm, Linear
 from fp16sim.nn.module import Module, Sequential
 
@@ -31,7 +32,7 @@ class MultiheadAttention(Module):
 
     def forward(self, x: Tensor, mask: ArrayLike | None = None, is_causal: bool = False) -> Tensor:
         """mask: booleans that broadcast to (N, heads, length, length), False for what is hidden."""
-        count, length, width = x.shape
+        count, length, width = with_axes(x, "input", 3, "(N, length, width)").shape
         parts = self.qkv(x).reshape(count, length, 3, self.heads, width // self.heads)
         q, k, v = (parts[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
         mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal)
