@@ -18,7 +18,7 @@ from fp16sim.autograd.primitive import primitive
 from fp16sim.backend import Array, namespace_of
 
 # Columns of so many bytes at a time: they are written once and read once, from the cache.
-COLUMN_BYTES = 2**20
+COLUMN_BYTES = 2**21
 
 Pair: TypeAlias = tuple[int, int]
 
@@ -101,9 +101,13 @@ def forward(
     """Input (N, in, H, W) and weight (out, in / groups, rows, columns) to output (N, out, ...)."""
     kernel = weight.shape[2:]
     kernels = _by_group(weight, geometry.groups)
-    y = namespace_of(x).empty((len(x), *kernels.shape[:2], output[0] * output[1]), x.dtype)
+    xp = namespace_of(x)
+    y = xp.empty((len(x), *kernels.shape[:2], output[0] * output[1]), x.dtype)
     for block, columns in _columns(x, kernel, output, geometry, whole=False):
-        y[block] = multiply(kernels, columns)
+        if multiply is operator.matmul:
+            xp.matmul(kernels, columns, out=y[block])
+        else:
+            y[block] = multiply(kernels, columns)
     outputs: Array = y.reshape(len(x), weight.shape[0], *output)
     return outputs
 

@@ -40,8 +40,9 @@ def _softmax(x: Array, axis: int) -> Array:
 
 
 def _of_softmax(g: Array, y: Array, axis: int) -> Array:
-    h = g * y
-    h -= y * h.sum(axis=axis, keepdims=True)
+    total = (g * y).sum(axis=axis, keepdims=True)
+    h: Array = g - total
+    h *= y
     return h
 
 
@@ -84,7 +85,7 @@ def scaled_dot_product_attention(
     scores = multiply(q, k.swapaxes(-1, -2))
     scores *= q.dtype.type(scale)
     if allowed is not None:
-        scores = xp.where(allowed, scores, q.dtype.type(-xp.inf))
+        xp.copyto(scores, q.dtype.type(-xp.inf), where=~allowed)
     p = store(_softmax(scores, -1), fmt, None)
     return multiply(p, v), (q, k, v, p, scale, fmt, multiply)
 
