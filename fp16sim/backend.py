@@ -118,7 +118,7 @@ def add_at(target: Array, key: Any, values: Array) -> None:
     if not len(key):
         return
     # Rows: sorted by their places, each place's are next to each other, and are summed at once.
-    key = key % len(target)  # -1 is the last
+    key = key.astype(np.intp) % len(target)  # -1 is the last
     order = np.argsort(key, kind="stable")
     places = key[order]
     starts = np.flatnonzero(np.concatenate([[True], places[1:] != places[:-1]]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -329,7 +330,8 @@ def multiplier(
     def multiply(x: Array, y: Array) -> Array:
         xp = namespace_of(x)
         if y.ndim == 2:  # one matrix of all rows
-            leading, batch, x = x.shape[:-1], (), x.reshape(-1, x.shape[-1])
+            leading, batch = x.shape[:-1], ()
+            x = x.reshape(math.prod(leading), x.shape[-1])
         else:
             batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
             leading = (*batch, x.shape[-2])

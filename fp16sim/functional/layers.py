@@ -170,6 +170,8 @@ def batch_norm(
     given = per_channel(x.shape[1], weight=weight, bias=bias)
     running = per_channel(x.shape[1], running_mean=running_mean, running_var=running_var)
     check_devices("input and running statistics", x.data, *(one.data for one in running))
+    if len(running) == 1:
+        raise ValueError("running_mean and running_var must be given both, or neither")
     rate, eps = real("momentum", momentum, at_least=0), real("eps", eps, at_least=0)
     if not switch("training", training):
         if len(running) < 2:
@@ -182,7 +184,7 @@ def batch_norm(
 
     def tell(mean: Array, variance: Array) -> None:
         batch = (mean, variance * (count / (count - 1)))
-        for kept, new in zip(running, batch, strict=False):
+        for kept, new in zip(running, batch, strict=False):  # none, or both
             kept.data = store((1 - rate) * kept.data + rate * new, kept.fmt, kept.origin)
 
     return norms.batch_norm(x, *given, eps=eps, tell=tell)

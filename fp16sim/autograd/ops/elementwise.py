@@ -49,7 +49,7 @@ def divide(x: Array, y: Array) -> Any:
 
 @divide.backward
 def _(g: Array, x: Array, y: Array) -> Any:
-    return lambda: g / y, lambda: -g * x / (y * y)
+    return lambda: g / y, lambda: -g * (x / y / y)
 
 
 @primitive

@@ -5,6 +5,7 @@ Inside they keep the carrier's precision; only what is stored is rounded: the la
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fp16sim.autograd.primitive import primitive
@@ -16,19 +17,24 @@ from fp16sim.rounding import store
 @primitive(multiplies=True)
 def linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
     """x Wᵀ + b for x (..., in), W (out, in) and, if given, b (out,); b is added in the carrier."""
-    y = multiply(x.reshape(-1, x.shape[-1]), weight.T)  # one product, however many axes
+    y = multiply(_rows(x), weight.T)  # one product, however many axes
     for b in bias:
         y += b
-    return y.reshape(*x.shape[:-1], -1), (x, weight, bool(bias), multiply)
+    return y.reshape(*x.shape[:-1], len(weight)), (x, weight, bool(bias), multiply)
 
 
 @linear.backward
 def _(g: Array, x: Array, weight: Array, has_bias: bool, multiply: Any) -> Any:
-    rows = g.reshape(-1, g.shape[-1])
+    rows = _rows(g)
     of_input = lambda: multiply(rows, weight).reshape(x.shape)
-    of_weight = lambda: multiply(rows.T, x.reshape(-1, x.shape[-1]))
+    of_weight = lambda: multiply(rows.T, _rows(x))
     of_bias = lambda: rows.sum(axis=0)
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
+
+
+def _rows(x: Array) -> Array:
+    """(..., width) as (rows, width)."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _softmax(x: Array, axis: int) -> Array:

@@ -71,27 +71,28 @@ def binary_cross_entropy_with_logits(
     x: Array, target: Array, *, reduction: str, pos_weight: float
 ) -> Any:
     """-(p·t·log σ(x) + (1-t)·log(1-σ(x))), from the logit x, so that nothing overflows."""
-    # log σ(x) = -softplus(-x), and log(1 - σ(x)) = -x - softplus(-x)
-    opposite = plain.evaluate("softplus", -x)
-    positives = 1 + (pos_weight - 1) * target
-    losses = (1 - target) * x + positives * opposite
+    # log σ(x) = -softplus(-x), and log(1 - σ(x)) = -softplus(x): no digits cancel.
+    losses = (1 - target) * plain.evaluate("softplus", x)
+    losses += pos_weight * target * plain.evaluate("softplus", -x)
     loss, weight = _reduced(losses, reduction)
-    return loss, (x, target, positives, pos_weight, opposite, weight)
+    return loss, (x, target, pos_weight, weight)
 
 
 @binary_cross_entropy_with_logits.backward
-def _(
-    g: Array,
-    x: Array,
-    target: Array,
-    positives: Any,
-    pos_weight: float,
-    opposite: Array,
-    weight: Any,
-) -> Any:
+def _(g: Array, x: Array, target: Array, pos_weight: float, weight: Any) -> Any:
     scale = weight * g
-    of_input = lambda: scale * ((1 - target) - positives * plain.evaluate("sigmoid", -x))
-    of_target = lambda: scale * ((pos_weight - 1) * opposite - x)
+
+    def of_input() -> Array:
+        up = (1 - target) * plain.evaluate("sigmoid", x)
+        down = pos_weight * target * plain.evaluate("sigmoid", -x)
+        slope: Array = scale * (up - down)
+        return slope
+
+    def of_target() -> Array:
+        positive, negative = plain.evaluate("softplus", -x), plain.evaluate("softplus", x)
+        slope: Array = scale * (pos_weight * positive - negative)
+        return slope
+
     return of_input, of_target
 
 
@@ -134,7 +135,8 @@ def nll_loss(log_probabilities: Array, *, target: Array, ignored: int, reduction
 @nll_loss.backward
 def _(g: Array, target: Array, weight: Array, classes: int) -> Any:
     xp = namespace_of(g)
-    return (-_one_hot(target, classes, g) * xp.expand_dims(weight * g, 1),)
+    marks = _one_hot(target, classes, g) != 0
+    return (xp.where(marks, -xp.expand_dims(weight * g, 1), g.dtype.type(0)),)
 
 
 @primitive

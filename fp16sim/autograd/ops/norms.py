@@ -37,15 +37,37 @@ def _of_normal(h: Array, normal: Array, scale: Array, axes: Axes) -> Array:
 
 
 def _mean_product(x: Array, y: Array, axes: Axes) -> Array:
-    """The mean of x·y over axes, which stay with size 1; without a temporary array of its size."""
-    letters = ascii_letters[: x.ndim]
+    """The mean of x·y over axes, which stay with size 1."""
     reduced = {axis % x.ndim for axis in axes}
-    kept = "".join(letter for i, letter in enumerate(letters) if i not in reduced)
-    total = namespace_of(x).einsum(f"{letters},{letters}->{kept}", x, y)
+    kept = tuple(i for i in range(x.ndim) if i not in reduced)
     count = math.prod(x.shape[i] for i in reduced)
-    shape = tuple(1 if i in reduced else size for i, size in enumerate(x.shape))
+    total = _sum_product(x, y, kept)
+    shape = [1 if i in reduced else size for i, size in enumerate(x.shape)]
     mean: Array = total.reshape(shape) / x.dtype.type(count)
     return mean
+
+
+# einsum needs no temporary array, but adds one after the other: runs of so many at a time.
+RUN = 2**12
+
+
+def _sum_product(x: Array, y: Array, kept: Axes) -> Array:
+    """The sum of x·y over all axes but those kept; in runs, whose sums NumPy adds pairwise."""
+    letters = ascii_letters[: x.ndim]
+    last = x.shape[-1] if x.ndim else 0
+    if x.ndim - 1 not in kept and last > RUN:
+        if cut := last % RUN:
+            whole = _sum_product(x[..., :-cut], y[..., :-cut], kept)
+            return whole + _sum_product(x[..., -cut:], y[..., -cut:], kept)
+        x, y = (part.reshape(*part.shape[:-1], last // RUN, RUN) for part in (x, y))
+        letters += "Z"
+    # The last axis of those that are summed up is added by einsum, with SIMD; the others after.
+    run = x.ndim - 1 if x.ndim - 1 not in kept else max(set(range(x.ndim)) - set(kept))
+    rest = letters[:run] + letters[run + 1 :]
+    runs = namespace_of(x).einsum(f"{letters},{letters}->{rest}", x, y)
+    left = tuple(rest.index(letters[i]) for i in range(x.ndim) if i != run and i not in kept)
+    total: Array = runs.sum(axis=left) if left else runs
+    return total
 
 
 @primitive
@@ -140,6 +162,5 @@ def _(g: Array, normal: Array, scale: Array, parameters: tuple[Array, ...], own:
         h = g * parameters[0] if parameters else g
         return _of_normal(h, normal, scale, axes) if own else h * scale
 
-    flat = (*g.shape[:2], -1)
-    of_weight = lambda: namespace_of(g).einsum("ncp,ncp->c", g.reshape(flat), normal.reshape(flat))
+    of_weight = lambda: _sum_product(g, normal, (1,))
     return (of_input, of_weight, lambda: g.sum(axis=axes))[: 1 + len(parameters)]

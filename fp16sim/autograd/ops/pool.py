@@ -46,11 +46,12 @@ def _(g: Array, x: Array, y: Array, kernel: Pair, geometry: Geometry) -> Any:
     # To the first of equal ones, as in PyTorch.
     xp = namespace_of(g)
     padded = _padded(x, geometry.padding, -np.inf)
+    inside = _padded(xp.ones(x.shape[2:], bool)[None, None], geometry.padding, False)
     slopes = xp.zeros(padded.shape, g.dtype)
     left = g
     for _, _, window in geometry.taps(kernel, y.shape[2:]):
         part = padded[window]
-        found = (part == y) | (part != part)
+        found = ((part == y) | (part != part)) & inside[window]
         slopes[window] += xp.where(found, left, left.dtype.type(0))
         left = xp.where(found, left.dtype.type(0), left)
     return (_inside(slopes, geometry.padding),)

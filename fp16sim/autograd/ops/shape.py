@@ -108,7 +108,7 @@ def embedding(weight: Array, *, ids: Array) -> Any:
 @embedding.backward
 def _(g: Array, ids: Array, shape: tuple[int, ...]) -> Any:
     rows = namespace_of(g).zeros(shape, g.dtype)
-    add_at(rows, ids.reshape(-1), g.reshape(-1, shape[1]))
+    add_at(rows, ids.reshape(-1), g.reshape(ids.size, shape[1]))
     return (rows,)
 
 
