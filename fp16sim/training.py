@@ -6,6 +6,7 @@ and continued later, bit for bit as if it had not been.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ from fp16sim.arguments import integer
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array, to_host
 from fp16sim.nn import Module
-from fp16sim.optim import Optimizer
+from fp16sim.optim import Optimizer, Schedule
 from fp16sim.precision import autocast
 from fp16sim.scaling import GradScaler
 
@@ -53,6 +54,7 @@ def train_step(
     loss_of: computes a loss of one value. index: the step's number, for the record. precision: the
     autocast region to compute the loss in; None for none. scaler: None for no loss scaling.
     """
+    _check_settings(optimizer, precision, scaler)
     scaler = scaler or GradScaler(enabled=False)
     optimizer.zero_grad()
     with precision or autocast(enabled=False):
@@ -113,15 +115,22 @@ class Run:
         *,
         precision: autocast | None = None,
         scaler: GradScaler | None = None,
-        schedule: Any = None,
+        schedule: Schedule | None = None,
         generators: dict[str, np.random.Generator] | None = None,
     ) -> None:
         self.model, self.optimizer, self.loss_of = model, optimizer, loss_of
         self.precision, self.scaler, self.schedule = precision, scaler, schedule
-        held = ((path, vars(module).get("rng")) for path, module in model.named_modules())
-        self.generators = {
-            f"model.{path}": rng for path, rng in held if isinstance(rng, np.random.Generator)
-        } | (generators or {})
+        if not isinstance(model, Module):
+            raise TypeError(f"model must be a Module, got {model!r}")
+        _check_settings(optimizer, precision, scaler)
+        if not isinstance(schedule, Schedule | None):
+            raise TypeError(f"schedule must be an optim.Schedule or None, got {schedule!r}")
+        for name, rng in (generators or {}).items():
+            if not isinstance(rng, np.random.Generator):
+                raise TypeError(f"generators[{name!r}] must be a np.random.Generator, got {rng!r}")
+        self.generators = {f"model.{path}": rng for path, rng in model.named_generators()} | (
+            generators or {}
+        )
         #: what sort of run this is, in plain values; files of other sorts are refused
         self.about: dict[str, Any] = {}
         #: what every step so far did
@@ -146,6 +155,8 @@ class Run:
         """
         steps = integer("steps", steps, at_least=0)
         every = integer("every", every, at_least=1)
+        if path is not None:
+            _check_place(path)
         with _interrupts() as interrupted:
             while len(self.history) < steps:
                 self._step()
@@ -154,7 +165,7 @@ class Run:
                     on_step(self.history[-1])
                 if done % every == 0 or done == steps:
                     if evaluate is not None:
-                        self.metrics.append({"steps": done, **evaluate()})
+                        self.metrics.append({"steps": done, **_numbers(evaluate())})
                     if path is not None:
                         self.save(path)
                 if interrupted:
@@ -203,7 +214,7 @@ class Run:
         those of runs that were set up differently; the run should not be used then.
         """
         state = checkpoint.load(path)
-        _check_like(path, state, self)
+        history = _check_like(path, state, self)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None:
@@ -212,7 +223,7 @@ class Run:
             self.schedule.load_state_dict(state["schedule"])
         for name, random in self.generators.items():
             random.bit_generator.state = state["generators"][name]
-        self.history = [Step(**step) for step in state["history"]]
+        self.history = history
         self.metrics = state["metrics"]
 
 
@@ -225,16 +236,54 @@ def _on_host(saved: dict[str, Any]) -> dict[str, Any]:
     return saved | {"state": state}
 
 
-def _check_like(path: str | Path, state: Any, run: Run) -> None:
-    """Whether a saved state is one of a run that was set up like this one."""
+def _check_settings(optimizer: object, precision: object, scaler: object) -> None:
+    """What a step is done with, before anything is done."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be an Optimizer, got {optimizer!r}")
+    if not isinstance(precision, autocast | None):
+        raise TypeError(f"precision must be an autocast or None, got {precision!r}")
+    if not isinstance(scaler, GradScaler | None):
+        raise TypeError(f"scaler must be a GradScaler or None, got {scaler!r}")
+
+
+def _check_place(path: object) -> None:
+    """Whether a file can be written there, before there is work to lose."""
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path must be a string or a Path, got {path!r}")
+    folder = Path(path).absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(path).is_dir():
+        raise ValueError(f"path={str(path)!r} is not a file in a folder that can be written to")
+
+
+def _numbers(metrics: object) -> dict[str, float]:
+    """Metrics by name as plain numbers."""
+    if not isinstance(metrics, dict) or "steps" in metrics:
+        raise TypeError(f"evaluate must return a dict of numbers without 'steps', got {metrics!r}")
+    return {str(name): float(value) for name, value in metrics.items()}
+
+
+def _listed(value: Any) -> Any:
+    """With lists for tuples, as a file has them."""
+    if isinstance(value, dict):
+        return {name: _listed(part) for name, part in value.items()}
+    return [_listed(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _check_like(path: str | Path, state: Any, run: Run) -> list[Step]:
+    """Whether a saved state is one of a run that was set up like this one; its history."""
     entries = {"about", "model", "formats", "optimizer", "scaler", "schedule", "generators"}
     if not isinstance(state, dict) or set(state) != entries | {"history", "metrics"}:
         raise ValueError(f"{path} is a checkpoint, but not one of a training run")
-    if state["about"] != run.about:
+    kinds = dict.fromkeys(("about", "model", "formats", "optimizer", "generators"), dict)
+    for name, kind in (kinds | {"history": list, "metrics": list}).items():
+        if not isinstance(state[name], kind):
+            raise ValueError(f"{path} is not of a training run: its {name} is no {kind.__name__}")
+    if state["about"] != _listed(run.about):
         raise ValueError(f"{path} is of the run {state['about']}; this one is {run.about}")
     formats = {name: str(value.fmt) for name, value in run.model.named_tensors()}
     if state["formats"] != formats:
-        other = sorted(state["formats"].items() ^ formats.items())[0][0]
+        names = sorted(state["formats"].keys() | formats.keys())
+        other = next(n for n in names if state["formats"].get(n) != formats.get(n))
         raise ValueError(f"{path} does not fit the model: {other} differs in name or format")
     for name in ("scaler", "schedule"):
         if (state[name] is None) != (getattr(run, name) is None):
@@ -243,6 +292,18 @@ def _check_like(path: str | Path, state: Any, run: Run) -> None:
     if state["generators"].keys() != run.generators.keys():
         raise ValueError(f"{path} has the generators {sorted(state['generators'])}, "
                          f"this run {sorted(run.generators)}")  # fmt: skip
+    for name, random in run.generators.items():
+        bits = type(random.bit_generator)
+        try:
+            bits().state = state["generators"][name]
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            raise ValueError(
+                f"{path} has no state of {bits.__name__} for the generator {name!r}: {error}"
+            ) from None
+    try:
+        return [Step(**step) for step in state["history"]]
+    except TypeError as error:
+        raise ValueError(f"{path} has a history that is not one of steps: {error}") from None
 
 
 @contextmanager

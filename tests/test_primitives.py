@@ -72,3 +72,64 @@ def test_running_statistics_come_in_pairs():
     x, kept = fs.Tensor(np.ones((4, 3))), fs.Tensor(np.ones(3))
     with pytest.raises(ValueError, match="given both, or neither"):
         F.batch_norm(x, None, kept, training=True)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_input_gradients_are_summed_as_a_whole_by_the_accumulator(channels):
+    """Nine taps: 2048 first, and then ones that fp16 cannot add to it one by one."""
+    weight = np.ones((1, channels, 3, 3), np.float32)
+    weight[0, :, 2, 2] = 2048  # turned round, it is met first
+    for stride in (1, 2):
+        x = fs.Tensor(np.zeros((1, channels, 5, 5), np.float32), requires_grad=True)
+        with fs.autocast("fp16", accumulator="fp16"):
+            y = F.conv2d(x, fs.Tensor(weight), stride=stride)
+        y.backward(np.ones(y.shape, np.float32))
+        assert x.grad.data[0, 0, 2, 2] == 2048
+        plain = fs.Tensor(np.zeros((1, channels, 5, 5), np.float32), requires_grad=True)
+        F.conv2d(plain, fs.Tensor(weight), stride=stride).backward(np.ones(y.shape, np.float32))
+        assert plain.grad.data[0, 0, 2, 2] == (2056 if stride == 1 else 2051)
+
+
+def test_arguments_after_the_target_are_named():
+    x = fs.Tensor(np.ones((2, 3)))
+    with pytest.raises(TypeError):
+        F.cross_entropy(x, [0, 1], "sum")
+    with pytest.raises(TypeError, match="ignore_index must be an integer"):
+        F.cross_entropy(x, [0, 1], ignore_index=1.5)
+
+
+def test_backward_sees_indices_and_conditions_as_they_were():
+    x = fs.Tensor(np.ones(3), requires_grad=True)
+    key, condition = np.array([0, 0]), np.array([True, False, True])
+    y = x[key].sum() + F.where(condition, x, 0.0).sum()
+    key[:], condition[:] = 2, False
+    y.backward()
+    assert x.grad.data.tolist() == [3, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: x[0.5:], TypeError, "must be of integers"),
+        (lambda x: x[[[1], [1, 2]]], TypeError, "cannot be made an array"),
+        (lambda x: F.pad(x, 3), TypeError, "sequence of widths"),
+        (lambda x: F.dice_loss(x[:, :0], np.ones((4, 0))), ValueError, "allowed is"),
+        (
+            lambda x: F.scaled_dot_product_attention(x, x, x, np.ones((3, 3), bool)),
+            ValueError,
+            "does not broadcast",
+        ),
+        (
+            lambda x: F.interpolate(x.reshape(1, 1, 4, 3), scale_factor=1e308),
+            ValueError,
+            "makes no size",
+        ),
+    ],
+)
+def test_refusals(call, error, message):
+    with pytest.raises(error, match=message):
+        call(fs.Tensor(np.ones((4, 3))))
+
+
+def test_the_variance_of_nothing_is_nan_without_a_warning():
+    assert np.isnan(fs.Tensor(np.zeros(0)).var().item())

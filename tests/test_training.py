@@ -349,3 +349,56 @@ class TestRefusedFiles:
             run.load(path)
         path.write_bytes(whole)
         run.load(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "fp16"}, "precision must be an autocast"),
+        ({"scaler": 3}, "scaler must be a GradScaler"),
+        ({"schedule": 3}, "schedule must be an optim.Schedule"),
+        ({"generators": {"a": 3}}, r"generators\['a'\] must be"),
+    ],
+)
+def test_a_run_refuses_what_it_cannot_use(settings, message):
+    task = fs.models.task("mlp", "tiny")
+    with pytest.raises(TypeError, match=message):
+        fs.training.Run(task.model, task.optimizer, lambda step: None, **settings)
+
+
+def test_a_bad_place_or_metric_is_found_before_work_is_lost(tmp_path):
+    run = fs.models.task("mlp", "tiny").run()
+    for path, error in (
+        (5, TypeError),
+        (tmp_path / "no" / "x", ValueError),
+        (tmp_path, ValueError),
+    ):
+        with pytest.raises(error, match="path"):
+            run.train(3, path=path)
+    assert run.history == []
+    run.train(1, path=tmp_path / "a", evaluate=lambda: {"x": np.float32(0.5)})
+    assert run.metrics == [{"steps": 1, "x": 0.5}]
+    for bad in (None, {"steps": 3}):
+        with pytest.raises(TypeError, match="evaluate must return"):
+            run.train(len(run.history) + 1, evaluate=lambda bad=bad: bad)
+
+
+def test_what_a_run_is_about_may_have_tuples(tmp_path):
+    run = fs.models.task("mlp", "tiny").run()
+    run.about = {"sizes": (64, 10)}
+    run.train(1, path=tmp_path / "a")
+    run.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"formats": [1]}, {"formats": {"a": [1]}}, {"history": 5}, {"history": [{"index": 0}]},
+     {"metrics": 3}, {"generators": None}],
+)  # fmt: skip
+def test_states_of_another_kind_are_refused(change, tmp_path):
+    run = fs.models.task("mlp", "tiny").run()
+    run.train(1, path=tmp_path / "a")
+    state = fs.checkpoint.load(tmp_path / "a") | change
+    fs.checkpoint.save(tmp_path / "a", state)
+    with pytest.raises(ValueError, match="a "):
+        run.load(tmp_path / "a")

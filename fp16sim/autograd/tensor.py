@@ -250,13 +250,18 @@ class Tensor(tape.Node):
                 raise TypeError(f"index {part!r} must be of integers or booleans")
             if is_on_gpu(part) and xp is np:
                 raise TypeError("an index is on the GPU, the tensor on the host; move one")
-            if isinstance(part, list | np.ndarray):
-                parts[i] = xp.asarray(part, dtype=None if len(part) else np.intp)
+            if isinstance(part, list | np.ndarray):  # a copy: backward wants it as it is now
+                try:
+                    parts[i] = xp.array(part, dtype=None if np.size(part) else np.intp)
+                except ValueError as error:
+                    raise TypeError(f"index {part!r} cannot be made an array: {error}") from None
         key = tuple(parts) if isinstance(key, tuple) else parts[0]
         try:
             return shape.index(self, key=key)
         except IndexError as error:
             raise IndexError(f"index {key!r} does not fit {self.shape}: {error}") from None
+        except TypeError as error:
+            raise TypeError(f"index {key!r} must be of integers or booleans: {error}") from None
 
     def __matmul__(self, other: Operand) -> Tensor:
         return _matmul(self, operand(other, self))

@@ -43,14 +43,14 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
-def check_writable(out: Path) -> None:
+def check_writable(out: Path, option: str = "--out") -> None:
     """Create the folder now, so that no work is lost if it cannot be."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not os.access(out, os.W_OK):
             raise PermissionError(13, "not writable")
     except OSError as error:
-        raise click.BadParameter(f"cannot write to {out}: {error}", param_hint="--out") from error
+        raise click.BadParameter(f"cannot write to {out}: {error}", param_hint=option) from error
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def train(
     )
     run.about = {"task": name, "size": size, "seed": seed, "precision": precision}
     if save is not None:
-        check_writable(save.absolute().parent)
+        check_writable(save.absolute().parent, "--save")
         if save.exists():
             _continue(run, save)
     start = time.perf_counter()

@@ -34,7 +34,8 @@ def where(condition: ArrayLike, input: Tensor, other: Operand) -> Tensor:
         raise ValueError(
             f"condition of shape {chosen.shape} does not broadcast with {x.shape} and {y.shape}"
         ) from None
-    return elementwise.where(x, y, condition=chosen)
+    # A copy: backward wants the condition as it is now.
+    return elementwise.where(x, y, condition=chosen.copy())
 
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
@@ -69,6 +70,8 @@ def pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
     As ``torch.nn.functional.pad`` with mode "constant", but widths are at least 0.
     """
     x = tensor(input, "input")
+    if not isinstance(pad, tuple | list):
+        raise TypeError(f"pad must be a sequence of widths, got {pad!r}")
     widths = [integer("pad", width, at_least=0) for width in pad]
     if len(widths) % 2 or len(widths) > 2 * x.ndim:
         raise ValueError(f"pad={pad!r} must have two widths for each of at most {x.ndim} axes")

@@ -94,6 +94,7 @@ def avg_pool2d(
     kernel_size: Sizes,
     stride: Sizes | None = None,
     padding: Sizes = 0,
+    *,
     count_include_pad: bool = True,
 ) -> Tensor:
     """The mean of each window, rounded once; padding counts as zeros, or not at all."""
@@ -119,8 +120,9 @@ def interpolate(
 ) -> Tensor:
     """Images of another size; fp32 under autocast, rounded once.
 
-    size or scale_factor (then the size is floor(H · scale_factor)): one of them. mode: "nearest"
-    or "bilinear"; align_corners: for the latter, whether the corners' centres stay in place.
+    size or scale_factor: one of them. With the latter the size is floor(H · scale_factor), and
+    values are taken 1 / scale_factor apart, as in PyTorch. mode: "nearest" or "bilinear";
+    align_corners: for the latter, whether the corners' centres stay in place.
     """
     x = _image(input)
     if not x.shape[2] or not x.shape[3]:
@@ -130,17 +132,21 @@ def interpolate(
     output: Pair
     if size is not None:
         output = pair("size", size, 1)
+        steps = x.shape[2] / output[0], x.shape[3] / output[1]
     else:
         factor = real("scale_factor", scale_factor, above=0)
+        if not 1 <= factor * min(x.shape[2:]) <= factor * max(x.shape[2:]) < 2**31:
+            raise ValueError(
+                f"scale_factor={factor} makes no size that is allowed of {x.shape[2:]}"
+            )
         output = int(x.shape[2] * factor), int(x.shape[3] * factor)
-        if min(output) < 1:
-            raise ValueError(f"scale_factor={factor} leaves nothing of {x.shape[2:]}")
+        steps = 1 / factor, 1 / factor
     corners = switch("align_corners", align_corners)
     if one_of("mode", mode, ("nearest", "bilinear")) == "nearest":
         if corners:
             raise ValueError("align_corners=True is for mode='bilinear'")
-        return pool.upsample_nearest2d(x, output=output)
-    return pool.upsample_bilinear2d(x, output=output, align_corners=corners)
+        return pool.upsample_nearest2d(x, output=output, steps=steps)
+    return pool.upsample_bilinear2d(x, output=output, steps=steps, align_corners=corners)
 
 
 def _image(value: object) -> Tensor:

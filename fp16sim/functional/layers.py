@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from fp16sim.arguments import integer, real
@@ -69,7 +68,10 @@ def scaled_dot_product_attention(
     if attn_mask is not None:
         allowed = booleans(attn_mask, "attn_mask", q)
         wanted = (*q.shape[:-1], k.shape[-2])
-        if np.broadcast_shapes(wanted, allowed.shape) != wanted:
+        sizes_fit = all(
+            a in (1, w) for a, w in zip(allowed.shape[::-1], wanted[::-1], strict=False)
+        )
+        if allowed.ndim > len(wanted) or not sizes_fit:
             raise ValueError(f"attn_mask of shape {allowed.shape} does not broadcast to {wanted}")
     if switch("is_causal", is_causal):
         if allowed is not None:

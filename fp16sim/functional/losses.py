@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from numpy.typing import ArrayLike
 
-from fp16sim.arguments import one_of, real
+from fp16sim.arguments import integer, one_of, real
 from fp16sim.autograd.ops import losses
 from fp16sim.autograd.ops.losses import REDUCTIONS
 from fp16sim.autograd.tensor import Operand, Tensor
@@ -54,7 +54,7 @@ def binary_cross_entropy_with_logits(
 
 
 def nll_loss(
-    input: Tensor, target: ArrayLike, ignore_index: int = -100, reduction: str = "mean"
+    input: Tensor, target: ArrayLike, *, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
     """-x[target] for log probabilities x (N, classes, ...) and integer targets (N, ...).
 
@@ -68,6 +68,7 @@ def nll_loss(
 def cross_entropy(
     input: Tensor,
     target: ArrayLike,
+    *,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
@@ -91,6 +92,7 @@ def _classes(value: object, target: ArrayLike, ignored: int) -> tuple[Tensor, Ar
     x = tensor(value, "input")
     if x.ndim < 2 or not x.shape[1]:
         raise ValueError(f"input has shape {x.shape}; allowed is (N, classes, ...)")
+    integer("ignore_index", ignored, at_least=-(2**63), at_most=2**63 - 1)
     labels = integers(target, "target", x, x.shape[1], also=ignored)
     wanted = x.shape[:1] + x.shape[2:]
     if labels.shape != wanted:
@@ -106,6 +108,6 @@ def dice_loss(input: Tensor, target: Operand, eps: float = 1.0) -> Tensor:
     plain instead of squared sums below.
     """
     x, t = same_shape(input, target)
-    if x.ndim < 2:
+    if x.ndim < 2 or not x.shape[1]:
         raise ValueError(f"input has shape {x.shape}; allowed is (N, classes, ...)")
     return losses.dice_loss(x, t, eps=real("eps", eps, at_least=0))

@@ -1,6 +1,7 @@
 """Functions of one number in the carrier's own precision: as a GPU computes them, before rounding.
 
-float32 values within a few units in the last place (gelu where it is tiny: 2^-16 of its value),
+float32 values within a few units in the last place (gelu where it is tiny: 2^-16 of its value;
+sigmoid and silu of what is below -88: zero),
 float64 ones as good as NumPy's. What is rounded to a narrow format should be more exact: see
 ``elementary``. The slopes are for backward rules, which multiply them by a gradient and round once.
 """

@@ -88,19 +88,18 @@ class GPT(Network):
     ) -> Array:
         """Continue ids (N, length) by ``count`` characters, drawn from softmax(logits / t)."""
         temperature = real("temperature", temperature, above=0)
-        random, was = generator(rng), self.training
-        self.eval()
-        try:
-            with no_grad():
-                for _ in range(integer("count", count, at_least=0)):
-                    logits = self(ids[:, -self.length :]).numpy()[:, -1].astype(np.float64)
-                    powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-                    total = np.cumsum(powers / powers.sum(axis=1, keepdims=True), axis=1)
-                    drawn = (total < random.random((len(ids), 1))).sum(axis=1, keepdims=True)
-                    drawn = np.minimum(drawn, total.shape[1] - 1)
-                    ids = np.concatenate([ids, drawn.astype(ids.dtype)], axis=1)
-        finally:
-            self.train(was)
+        count, random = integer("count", count, at_least=0), generator(rng)
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or not ids.shape[1] or ids.dtype.kind not in "iu":
+            raise ValueError(f"ids must be integers (N, 1 or more), got {ids.dtype} {ids.shape}")
+        with no_grad(), self.evaluating(), np.errstate(all="ignore"):
+            for _ in range(count):
+                logits = self(ids[:, -self.length :]).numpy()[:, -1].astype(np.float64)
+                powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+                total = np.cumsum(powers / powers.sum(axis=1, keepdims=True), axis=1)
+                drawn = (total < random.random((len(ids), 1))).sum(axis=1, keepdims=True)
+                drawn = np.minimum(drawn, total.shape[1] - 1)
+                ids = np.concatenate([ids, drawn.astype(ids.dtype)], axis=1)
         return ids
 
 
@@ -120,7 +119,7 @@ def task(size: str, seed: int) -> Task:
 
     def evaluate() -> dict[str, float]:
         random = np.random.default_rng(0)
-        with no_grad():
+        with no_grad(), model.evaluating():
             losses = [
                 model.loss(*windows(data.validation, random, count)).item() for _ in range(20)
             ]

@@ -112,13 +112,8 @@ def predictions(model: nn.Module, inputs: Iterable[Array]) -> list[Any]:
 
     inputs: arrays; they go where the model is, and the outputs come to the host.
     """
-    was = model.training
-    model.eval()
-    try:
-        with no_grad():
-            return [model(tensor_for(model, x)).numpy() for x in inputs]
-    finally:
-        model.train(was)
+    with no_grad(), model.evaluating():
+        return [model(tensor_for(model, x)).numpy() for x in inputs]
 
 
 def in_parts(array: Array, size: int) -> list[Array]:

@@ -105,11 +105,11 @@ def detections(said: Array, threshold: float = 0.05) -> list[tuple[Array, Array,
     A box's score is the probability of presence times that of its class; those below the
     threshold go, then those that overlap better ones of their class with an IoU above 0.5.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # what has overflowed is judged, too
         presence = 1 / (1 + np.exp(-said[:, 0]))
         centre = 1 / (1 + np.exp(-said[:, 1:3]))
-    powers = np.exp(said[:, 5:] - said[:, 5:].max(axis=1, keepdims=True))
-    chances = powers / powers.sum(axis=1, keepdims=True)
+        powers = np.exp(said[:, 5:] - said[:, 5:].max(axis=1, keepdims=True))
+        chances = powers / powers.sum(axis=1, keepdims=True)
     rows, columns = np.indices(presence.shape[1:])
     x, y = (columns + centre[:, 0]) * CELL, (rows + centre[:, 1]) * CELL
     sizes = np.exp(np.clip(said[:, 3:5], -10, 10)) * CELL

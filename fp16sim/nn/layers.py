@@ -11,7 +11,7 @@ from fp16sim import functional as F
 from fp16sim.arguments import integer, one_of, real
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array, RandomLike, generator
-from fp16sim.functional.checks import pair, sizes
+from fp16sim.functional.checks import pair, sizes, switch
 from fp16sim.functional.images import Sizes
 from fp16sim.nn import init
 from fp16sim.nn.module import Module
@@ -48,7 +48,7 @@ class Linear(Module):
         random = generator(rng)
         self.weight = parameter(init.fan_in_uniform(shape, in_features, random))
         self.bias: Tensor | None = None
-        if bias:
+        if switch("bias", bias):
             self.bias = parameter(init.fan_in_uniform((out_features,), in_features, random))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class Conv2d(Module):
         random, fan_in = generator(rng), init.fans(shape)[0]
         self.weight = parameter(init.fan_in_uniform(shape, fan_in, random))
         self.bias: Tensor | None = None
-        if bias:
+        if switch("bias", bias):
             self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in, random))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class ConvTranspose2d(Module):
         random, fan_in = generator(rng), init.fans(shape)[0]
         self.weight = parameter(init.fan_in_uniform(shape, fan_in, random))
         self.bias: Tensor | None = None
-        if bias:
+        if switch("bias", bias):
             self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in, random))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -117,6 +117,26 @@ class Module:
             module.training = mode
         return self
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside the block as after ``eval()``; afterwards every part is in its own mode again."""
+        modes = [(module, module.training) for _, module in self.named_modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def named_generators(self) -> Iterator[tuple[str, np.random.Generator]]:
+        """The random generators that this module and its parts draw from, each once."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            rng = vars(module).get("rng")
+            if isinstance(rng, np.random.Generator) and id(rng) not in seen:
+                seen.add(id(rng))
+                yield path, rng
+
     def eval(self) -> Self:
         """The same as ``train(False)``."""
         return self.train(False)
@@ -152,6 +172,8 @@ class Module:
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a mapping, got {type(state).__name__}")
         own = dict(self.named_tensors())
+        if not all(isinstance(name, str) for name in state):
+            raise TypeError("state must have dotted paths as keys")
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
             lists = [f"{what}: {', '.join(names)}" for what, names in

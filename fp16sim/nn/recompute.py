@@ -23,6 +23,8 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
     Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
     """
+    if not callable(function):
+        raise TypeError(f"function must be a Module or a function, got {function!r}")
     for position, x in enumerate(inputs):
         if not isinstance(x, Tensor):
             raise TypeError(f"inputs[{position}] must be a Tensor, got {type(x).__name__}")
@@ -33,6 +35,8 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     before = [random.bit_generator.state for random in generators]
     with no_grad():
         output = function(*inputs)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"function must return a Tensor, got {type(output).__name__}")
 
     def again(gradient: Array) -> tuple[Array | Callable[[], Array], ...]:
         after = [random.bit_generator.state for random in generators]
@@ -64,7 +68,4 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 def _generators(function: Any) -> list[Any]:
     """The generators that the parts of a Module draw from, each once."""
-    if not isinstance(function, Module):
-        return []
-    found = {id(rng): rng for _, m in function.named_modules() if (rng := vars(m).get("rng"))}
-    return list(found.values())
+    return [rng for _, rng in function.named_generators()] if isinstance(function, Module) else []

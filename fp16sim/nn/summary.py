@@ -64,7 +64,6 @@ def summary(model: Module, *inputs: Any) -> Summary:
     if not isinstance(model, Module):
         raise TypeError(f"model must be a Module, got {model!r}")
     rows: list[Row] = []
-    modes = [(module, module.training) for _, module in model.named_modules()]
 
     def note(path: str, module: Module, _: Any, output: Any) -> None:
         own = (value for value in vars(module).values() if isinstance(value, Tensor))
@@ -78,10 +77,6 @@ def summary(model: Module, *inputs: Any) -> Summary:
         for path, module in first.values():
             stack.enter_context(module.hook(partial(note, path)))
         stack.enter_context(no_grad())
-        try:
-            model.eval()
-            model(*inputs)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        stack.enter_context(model.evaluating())
+        model(*inputs)
     return Summary(tuple(rows), sum(p.size for p in model.parameters()))

@@ -119,11 +119,16 @@ def of_inputs(
 
     With stride 1 it is a convolution of the output's gradient with the kernels turned round, which
     is quicker unless there are many more outputs than inputs. Otherwise columns are computed, and
-    added to the windows they stand for.
+    added to the windows they stand for. An accumulator of the user's choice must see each sum as a
+    whole, and so gets the first way, with the gradient spread out for other strides.
     """
-    xp, kernel, output = namespace_of(g), weight.shape[2:], g.shape[2:]
+    xp, kernel = namespace_of(g), weight.shape[2:]
+    whole = multiply is not operator.matmul
+    if whole and geometry.stride != (1, 1):
+        g, geometry = _spread(g, kernel, shape[2:], geometry)
+    output = g.shape[2:]
     back = geometry.turned(kernel, output, shape[2:])
-    if back is not None and g.shape[1] <= 2 * shape[1]:
+    if back is not None and (whole or g.shape[1] <= 2 * shape[1]):
         return forward(g, _turned(weight, geometry.groups), shape[2:], back, multiply)
     images, channels = shape[:2]
     kernels = _by_group(weight, geometry.groups).swapaxes(1, 2)
@@ -170,6 +175,17 @@ def _turned(weight: Array, groups: int) -> Array:
     split = weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
     turned = split.swapaxes(1, 2)[..., ::-1, ::-1]
     return turned.reshape(groups * turned.shape[1], *turned.shape[2:])
+
+
+def _spread(
+    g: Array, kernel: Sequence[int], size: Sequence[int], geometry: Geometry
+) -> tuple[Array, Geometry]:
+    """The output's gradient with zeros where a stride of 1 would have had outputs, too."""
+    close = geometry._replace(stride=(1, 1))
+    spread = namespace_of(g).zeros((*g.shape[:2], *close.output_size(size, kernel)), g.dtype)
+    rows, columns = ((n - 1) * s + 1 for n, s in zip(g.shape[2:], geometry.stride, strict=True))
+    spread[:, :, : rows : geometry.stride[0], : columns : geometry.stride[1]] = g
+    return spread, close
 
 
 def _flat(images: Array, groups: int) -> Array:

@@ -111,13 +111,13 @@ def _(g: Array, shape: tuple[int, ...], bins: list[list[slice]]) -> Any:
 # weights that add up to one. Backward puts them back: repeats of a place make a round each.
 
 
-def _positions(size: int, count: int, align_corners: bool) -> tuple[Any, Any, Any]:
+def _positions(size: int, count: int, step: float, align_corners: bool) -> tuple[Any, Any, Any]:
     """For bilinear resampling: lower and upper place, and the weight of the upper."""
     places = np.arange(count, dtype=np.float64)
     if align_corners:
         places *= (size - 1) / (count - 1) if count > 1 else 0.0
     else:
-        places = np.maximum((places + 0.5) * (size / count) - 0.5, 0.0)
+        places = np.maximum((places + 0.5) * step - 0.5, 0.0)
     lower = np.minimum(places.astype(np.int64), size - 1)
     return lower, np.minimum(lower + 1, size - 1), places - lower
 
@@ -133,9 +133,9 @@ def _along(axis: int, places: Any) -> tuple[Any, ...]:
     return (slice(None),) * axis + (places,)
 
 
-def _resampled(x: Array, axis: int, count: int, align_corners: bool) -> Array:
+def _resampled(x: Array, axis: int, positions: tuple[Any, Any, Any]) -> Array:
     xp = namespace_of(x)
-    lower, upper, weight = _positions(x.shape[axis], count, align_corners)
+    lower, upper, weight = positions
     shape = (-1,) + (1,) * (3 - axis)
     high = xp.asarray(weight.astype(x.dtype)).reshape(shape)
     low = xp.asarray((1 - weight).astype(x.dtype)).reshape(shape)
@@ -144,9 +144,9 @@ def _resampled(x: Array, axis: int, count: int, align_corners: bool) -> Array:
     return y
 
 
-def _put_back(g: Array, axis: int, size: int, align_corners: bool) -> Array:
+def _put_back(g: Array, axis: int, size: int, positions: tuple[Any, Any, Any]) -> Array:
     xp = namespace_of(g)
-    lower, upper, weight = _positions(size, g.shape[axis], align_corners)
+    lower, upper, weight = positions
     slopes: Array = xp.zeros((*g.shape[:axis], size, *g.shape[axis + 1 :]), g.dtype)
     shape = (-1,) + (1,) * (3 - axis)
     for places, share in ((lower, 1 - weight), (upper, weight)):
@@ -158,21 +158,33 @@ def _put_back(g: Array, axis: int, size: int, align_corners: bool) -> Array:
 
 
 @primitive
-def upsample_bilinear2d(x: Array, *, output: Pair, align_corners: bool) -> Any:
-    """Images of another size: each value is interpolated along rows, then along columns."""
-    rows = _resampled(x, 2, output[0], align_corners)
-    return _resampled(rows, 3, output[1], align_corners), (x.shape, align_corners)
+def upsample_bilinear2d(
+    x: Array, *, output: Pair, steps: tuple[float, float], align_corners: bool
+) -> Any:
+    """Images of another size: each value is interpolated along rows, then along columns.
+
+    steps: how far neighbours of the output are apart in the input, in rows and in columns.
+    """
+    axes = zip(x.shape[2:], output, steps, strict=True)
+    rows, columns = (_positions(*axis, align_corners) for axis in axes)
+    y = _resampled(_resampled(x, 2, rows), 3, columns)
+    return y, (x.shape, rows, columns)
 
 
 @upsample_bilinear2d.backward
-def _(g: Array, shape: tuple[int, ...], align_corners: bool) -> Any:
-    return (_put_back(_put_back(g, 3, shape[3], align_corners), 2, shape[2], align_corners),)
+def _(g: Array, shape: tuple[int, ...], rows: Any, columns: Any) -> Any:
+    return (_put_back(_put_back(g, 3, shape[3], columns), 2, shape[2], rows),)
 
 
 @primitive
-def upsample_nearest2d(x: Array, *, output: Pair) -> Any:
-    """Images of another size: the value at row r of the output is that at floor(r · H / rows)."""
-    places = [np.arange(n) * size // n for n, size in zip(output, x.shape[2:], strict=True)]
+def upsample_nearest2d(x: Array, *, output: Pair, steps: tuple[float, float]) -> Any:
+    """Images of another size: the value at row r of the output is that at floor(r · step)."""
+    axes = zip(x.shape[2:], output, steps, strict=True)
+    # In float32, as PyTorch does, in which r · step may round up to the next row.
+    places = [
+        np.minimum((np.arange(n, dtype=np.float32) * np.float32(step)).astype(np.int64), size - 1)
+        for size, n, step in axes
+    ]
     xp = namespace_of(x)
     rows = xp.take(x, xp.asarray(places[0]), axis=2)
     return xp.take(rows, xp.asarray(places[1]), axis=3), (x.shape, places)

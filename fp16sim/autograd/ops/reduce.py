@@ -69,9 +69,10 @@ def _(g: Array, x: Array, sign: int, axis: Axes, keepdims: bool) -> Any:
 @primitive
 def var(x: Array, *, axis: Axes = None, keepdims: bool = False, correction: int = 1) -> Any:
     """Σ(x - mean)² / (n - correction) over ``axis`` (all if None)."""
-    difference = x - x.mean(axis=axis, keepdims=True)
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    count = x.dtype.type(math.prod(x.shape[one] for one in axes) - correction)
+    size = math.prod(x.shape[one] for one in axes)
+    difference = x - x.sum(axis=axis, keepdims=True) / x.dtype.type(size)
+    count = x.dtype.type(math.fdim(size, correction))  # of nothing: 0 / 0 = NaN
     value = (difference * difference).sum(axis=axis, keepdims=keepdims) / count
     return value, (difference, count, axis, keepdims)
 
