@@ -23,8 +23,8 @@ def clip_grad_norm_(
     """Scale all gradients by max_norm/(norm + 1e-6) if that is less than 1; returns the norm.
 
     params: tensors, or one; those without a gradient are left out. max_norm: >= 0; infinity only
-    measures, if the norm is finite. The norm is that of all gradients as one vector, added up in float64. Scaled
-    gradients are rounded to their format.
+    measures, if the norm is finite. The norm is that of all gradients as one vector, added up in
+    float64. Scaled gradients are rounded to their format.
     error_if_nonfinite: raise RuntimeError, before anything is changed, if the norm is infinite or
     NaN. Otherwise an infinite one makes zeros of finite gradients and NaN of infinite ones, and NaN
     makes NaN of all, which a GradScaler would have caught: unscale first, then clip.

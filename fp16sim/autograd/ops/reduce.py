@@ -72,7 +72,7 @@ def var(x: Array, *, axis: Axes = None, keepdims: bool = False, correction: int 
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     size = math.prod(x.shape[one] for one in axes)
     difference = x - x.sum(axis=axis, keepdims=True) / x.dtype.type(size)
-    count = x.dtype.type(math.fdim(size, correction))  # of nothing: 0 / 0 = NaN
+    count = x.dtype.type(size - correction if size > correction else 0)  # of nothing: 0 / 0 = NaN
     value = (difference * difference).sum(axis=axis, keepdims=keepdims) / count
     return value, (difference, count, axis, keepdims)
 
