@@ -15,6 +15,7 @@ def real(
     at_least: float = -math.inf,
     above: float = -math.inf,
     below: float = math.inf,
+    at_most: float = math.inf,
 ) -> float:
     """A finite number in the interval, as a Python float; TypeError or ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -23,9 +24,11 @@ def real(
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not (at_least <= number and above < number < below):  # no NaN or infinity passes
+    # No NaN or infinity passes.
+    if not (at_least <= number <= at_most and above < number < below):
         limits = [f">= {at_least:g}"] * (at_least > -math.inf)
         limits += [f"> {above:g}"] * (above > -math.inf) + [f"< {below:g}"] * (below < math.inf)
+        limits += [f"<= {at_most:g}"] * (at_most < math.inf)
         allowed = " and ".join(["finite", *limits])
         raise ValueError(f"{name}={value!r} is not allowed; it must be {allowed}")
     return number

@@ -35,7 +35,7 @@ def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
     Of equal logits the first counts. Raises ValueError for other shapes or no labels at all,
     TypeError for labels that are no integers.
     """
-    logits, labels = np.asarray(logits), _integers("labels", labels)
+    logits, labels = _floats("logits", logits), _integers("labels", labels)
     if logits.shape[:-1] != labels.shape or logits.ndim != labels.ndim + 1:
         raise ValueError(
             f"labels has shape {labels.shape}; allowed is {logits.shape[:-1]}, that of logits "
@@ -92,9 +92,9 @@ def non_maximum_suppression(
     ValueError for other shapes or thresholds.
     """
     boxes = _boxes("boxes", boxes)
-    scores = np.asarray(scores, dtype=np.float64)
+    scores = _floats("scores", scores)
     _same_length("scores", scores, len(boxes))
-    threshold = _at_most_1("threshold", threshold, real("threshold", threshold, at_least=0))
+    threshold = real("threshold", threshold, at_least=0, at_most=1)
     overlap = box_iou(boxes, boxes)
     left = np.ones(len(boxes), dtype=bool)
     kept = []
@@ -123,7 +123,7 @@ def mean_average_precision(
     outside (0, 1].
     """
     classes = integer("classes", classes, at_least=1)
-    iou = _at_most_1("iou", iou, real("iou", iou, above=0))
+    iou = real("iou", iou, above=0, at_most=1)
     if len(predictions) != len(targets):
         raise ValueError(
             f"predictions has {len(predictions)} images; allowed is {len(targets)}, as targets has"
@@ -193,8 +193,10 @@ def _count(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
 
 
 def _detections(image: int, given: Detections, classes: int) -> _Arrays:
+    if len(given) != 3:
+        raise ValueError(f"predictions[{image}] must be boxes, scores and labels, got {given!r}")
     boxes = _boxes(f"predictions[{image}][0]", given[0])
-    scores = np.asarray(given[1], dtype=np.float64)
+    scores = _floats(f"predictions[{image}][1]", given[1])
     labels = _labels(f"predictions[{image}][2]", given[2], classes)
     _same_length(f"predictions[{image}][1]", scores, len(boxes))
     _same_length(f"predictions[{image}][2]", labels, len(boxes))
@@ -202,6 +204,8 @@ def _detections(image: int, given: Detections, classes: int) -> _Arrays:
 
 
 def _objects(image: int, given: Objects, classes: int) -> _Arrays:
+    if len(given) != 2:
+        raise ValueError(f"targets[{image}] must be boxes and labels, got {given!r}")
     boxes = _boxes(f"targets[{image}][0]", given[0])
     labels = _labels(f"targets[{image}][1]", given[1], classes)
     _same_length(f"targets[{image}][1]", labels, len(boxes))
@@ -209,7 +213,7 @@ def _objects(image: int, given: Objects, classes: int) -> _Arrays:
 
 
 def _boxes(name: str, value: ArrayLike) -> NDArray[np.float64]:
-    boxes = np.asarray(value, dtype=np.float64)
+    boxes = _floats(name, value)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name} has shape {boxes.shape}; allowed is (n, 4)")
     negative = (boxes[:, 2:] < 0) & np.isfinite(boxes[:, 2:])
@@ -229,8 +233,18 @@ def _labels(name: str, value: ArrayLike, classes: int) -> NDArray[Any]:
     return labels
 
 
+def _floats(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} cannot be made an array of numbers: {error}") from error
+
+
 def _integers(name: str, value: ArrayLike) -> NDArray[Any]:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise TypeError(f"{name} cannot be made an array: {error}") from error
     if not array.size:
         return array.astype(np.int64)  # an empty list is an array of floats
     if array.dtype.kind not in "iu":
@@ -241,9 +255,3 @@ def _integers(name: str, value: ArrayLike) -> NDArray[Any]:
 def _same_length(name: str, array: NDArray[Any], length: int) -> None:
     if array.shape != (length,):
         raise ValueError(f"{name} has shape {array.shape}; allowed is ({length},)")
-
-
-def _at_most_1(name: str, given: object, number: float) -> float:
-    if number > 1:
-        raise ValueError(f"{name}={given!r} is not allowed; it must be at most 1")
-    return number

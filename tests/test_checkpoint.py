@@ -145,7 +145,7 @@ class TestRefusedStates:
     @pytest.mark.parametrize(
         ("value", "message"),
         [
-            (object(), "is of type object; allowed are dict, list"),
+            (Ellipsis, "is of type ellipsis; allowed are dict, list"),
             (b"bytes", "is of type bytes"),
             ({1, 2}, "is of type set"),
             (1j, "is of type complex"),

@@ -53,6 +53,10 @@ class TestAccuracy:
             accuracy(np.zeros((0, 4)), np.zeros(0, dtype=int))
         with pytest.raises(TypeError, match="labels has dtype float64; allowed are integers"):
             accuracy(np.zeros((2, 4)), np.zeros(2))
+        with pytest.raises(TypeError, match="logits cannot be made an array of numbers"):
+            accuracy([["a", "b"]], [0])
+        with pytest.raises(TypeError, match="labels cannot be made an array"):
+            accuracy(np.zeros((2, 4)), [[1], [1, 2]])
 
 
 class TestDice:
@@ -267,3 +271,7 @@ class TestMeanAveragePrecision:
         for iou in (0, 1.1):
             with pytest.raises(ValueError, match=f"iou={iou} is not allowed"):
                 mean_average_precision([good], [wanted], 1, iou)
+        with pytest.raises(ValueError, match=r"predictions\[0\] must be boxes, scores and labels"):
+            mean_average_precision([wanted], [wanted], 1)
+        with pytest.raises(ValueError, match=r"targets\[0\] must be boxes and labels"):
+            mean_average_precision([good], [good], 1)

@@ -303,6 +303,12 @@ class TestDetector:
 
 
 class TestUNet:
+    @pytest.mark.parametrize("mask", [4, -1])
+    def test_masks_of_other_classes_are_refused(self, mask):
+        model = fs.models.UNet(classes=4, rng=0)
+        with pytest.raises(ValueError, match=f"value {mask}; allowed are"):
+            model.loss(np.zeros((1, 1, 32, 32), np.float32), np.full((1, 32, 32), mask))
+
     @pytest.mark.parametrize(
         ("shape", "message"),
         [

@@ -418,7 +418,7 @@ class TestLayers:
         [
             (lambda: fs.nn.Conv2d(0, 1, 3), ValueError, "in_channels=0"),
             (lambda: fs.nn.Conv2d(1, 0, 3), ValueError, "out_channels=0"),
-            (lambda: fs.nn.Conv2d(4, 6, 3, groups=4), ValueError, "groups=4 does not divide 4 and"),
+            (lambda: fs.nn.Conv2d(4, 6, 3, groups=4), ValueError, "does not divide out_channels=6"),
             (lambda: fs.nn.Conv2d(1, 1, 0), ValueError, "kernel_size=0"),
             (lambda: fs.nn.Conv2d(1, 1, (1, 2, 3)), ValueError, "one integer or two"),
             (lambda: fs.nn.Conv2d(1, 1, 3, stride=0), ValueError, "stride=0"),
@@ -427,6 +427,7 @@ class TestLayers:
             (lambda: fs.nn.Conv2d(1, 1, 3, rng=-1), ValueError, "rng=-1"),
             (lambda: fs.nn.ConvTranspose2d(1, 0, 3), ValueError, "out_channels=0"),
             (lambda: fs.nn.ConvTranspose2d(4, 6, 3, groups=3), ValueError, "groups=3 does not"),
+            (lambda: fs.nn.init.fans((4, 0)), ValueError, "sizes must be at least 1"),
             (lambda: fs.nn.ConvTranspose2d(1, 1, 3, output_padding=-1), ValueError, "padding=-1"),
             (lambda: fs.nn.LayerNorm(0), ValueError, "normalized_shape=0"),
             (lambda: fs.nn.LayerNorm(3, -1.0), ValueError, "eps=-1.0"),
@@ -810,6 +811,12 @@ class TestCheckpoint:
         assert [g.bit_generator.state for g in generators] == after
         assert fs.events.current_scope() == ""
         assert x.tanh().requires_grad
+
+    def test_a_frozen_part_is_left_out_of_the_graph(self):
+        layer = fs.nn.Linear(3, 2)
+        for p in layer.parameters():
+            p.requires_grad = False
+        assert not fs.nn.checkpoint(layer, tensor(1, 3)).requires_grad
 
     def test_inputs_are_tensors(self):
         with pytest.raises(TypeError, match=r"inputs\[1\] must be a Tensor, got ndarray"):

@@ -113,6 +113,12 @@ def test_backward_sees_indices_and_conditions_as_they_were():
         (lambda x: x[0.5:], TypeError, "must be of integers"),
         (lambda x: x[[[1], [1, 2]]], TypeError, "cannot be made an array"),
         (lambda x: F.pad(x, 3), TypeError, "sequence of widths"),
+        (lambda x: x[np.ma.array([0, 1])], TypeError, "must be of integers"),
+        (
+            lambda x: F.conv_transpose2d(x.reshape(1, 1, 4, 3), fs.Tensor(np.ones((1, 1, 0, 0)))),
+            ValueError,
+            "allowed is",
+        ),
         (lambda x: F.dice_loss(x[:, :0], np.ones((4, 0))), ValueError, "allowed is"),
         (
             lambda x: F.scaled_dot_product_attention(x, x, x, np.ones((3, 3), bool)),
@@ -129,6 +135,17 @@ def test_backward_sees_indices_and_conditions_as_they_were():
 def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call(fs.Tensor(np.ones((4, 3))))
+
+
+def test_masked_ids_are_refused():
+    with pytest.raises(TypeError, match="masked array"):
+        F.embedding(np.ma.array([0, 1], mask=[0, 1]), fs.Tensor(np.ones((4, 3))))
+
+
+def test_an_empty_list_holds_no_indices():
+    table = fs.Tensor(np.ones((4, 3)))
+    assert F.embedding([], table).shape == (0, 3)
+    assert np.isnan(F.cross_entropy(table[:0], []).item())
 
 
 def test_the_variance_of_nothing_is_nan_without_a_warning():

@@ -246,7 +246,8 @@ class Tensor(tape.Node):
         xp = namespace_of(self.data)
         parts = list(key) if isinstance(key, tuple) else [key]
         for i, part in enumerate(parts):
-            if isinstance(part, Tensor) or getattr(part, "dtype", np.dtype(int)).kind not in "iub":
+            kind = getattr(part, "dtype", np.dtype(int)).kind
+            if isinstance(part, Tensor | np.ma.MaskedArray) or kind not in "iub":
                 raise TypeError(f"index {part!r} must be of integers or booleans")
             if is_on_gpu(part) and xp is np:
                 raise TypeError("an index is on the GPU, the tensor on the host; move one")
@@ -423,7 +424,10 @@ def _compared(x: Tensor, other: object) -> Any:
     value: Any = other.data if isinstance(other, Tensor) else other
     if isinstance(value, np.ndarray) or is_on_gpu(value):
         check_devices("operands of a comparison", x.data, value)
-    return namespace_of(x.data).asarray(value) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        value = namespace_of(x.data).asarray(value)
+    _check_broadcast(x.shape, getattr(value, "shape", ()), "shapes {} and {} of a comparison")
+    return value
 
 
 def _pair(left: Tensor, right: Operand, symbol: str) -> tuple[Tensor, Tensor]:

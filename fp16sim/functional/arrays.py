@@ -40,9 +40,7 @@ def where(condition: ArrayLike, input: Tensor, other: Operand) -> Tensor:
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """One tensor of several that differ in size along ``axis`` only."""
-    parts = [tensor(part, f"tensors[{i}]") for i, part in enumerate(tensors)]
-    if not parts:
-        raise ValueError("tensors is empty; give at least one")
+    parts = _several(tensors)
     ndim = parts[0].ndim
     integer("axis", axis, at_least=-ndim, at_most=ndim - 1)
     rest = [part.shape[: axis % ndim] + part.shape[axis % ndim + 1 :] for part in parts]
@@ -54,14 +52,22 @@ def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """One tensor of several of one shape, along a new axis."""
-    parts = [tensor(part, f"tensors[{i}]") for i, part in enumerate(tensors)]
-    if not parts or any(part.shape != parts[0].shape for part in parts):
+    parts = _several(tensors)
+    if any(part.shape != parts[0].shape for part in parts):
         shapes = ", ".join(str(part.shape) for part in parts)
-        raise ValueError(f"tensors have shapes [{shapes}]; allowed are some of one shape")
+        raise ValueError(f"tensors have shapes [{shapes}]; they must all have one")
     ndim = parts[0].ndim + 1
     at = integer("axis", axis, at_least=-ndim, at_most=ndim - 1) % ndim
     size = (*parts[0].shape[:at], 1, *parts[0].shape[at:])
     return concatenate([part.reshape(size) for part in parts], at)
+
+
+def _several(tensors: Sequence[Tensor]) -> list[Tensor]:
+    if not isinstance(tensors, tuple | list):
+        raise TypeError(f"tensors must be a sequence of Tensors, got {type(tensors).__name__}")
+    if not tensors:
+        raise ValueError("tensors is empty; give at least one")
+    return [tensor(part, f"tensors[{i}]") for i, part in enumerate(tensors)]
 
 
 def pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
@@ -93,9 +99,7 @@ def dropout(
 
     Source: Srivastava et al., "Dropout", JMLR 15 (2014), scaled while training.
     """
-    x, p = tensor(input, "input"), real("p", p, at_least=0)
-    if p > 1:
-        raise ValueError(f"p={p!r} is not allowed; it must be a probability")
+    x, p = tensor(input, "input"), real("p", p, at_least=0, at_most=1)
     if not switch("training", training) or p == 0:
         return x
     kept = generator(rng).random(x.shape, np.float32) >= p

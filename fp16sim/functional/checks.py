@@ -84,6 +84,8 @@ def plain_array(value: Any, argument: str, like: Tensor) -> Array:
         if like.device == "cpu":
             raise TypeError(f"{argument} is on the GPU, the tensor on the host; move one")
         return value  # type: ignore[no-any-return]
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{argument} is a masked array, whose mask would be lost; give an array")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -95,6 +97,8 @@ def integers(value: Any, argument: str, like: Tensor, below: int, *, also: Any =
     if isinstance(value, Tensor):
         raise TypeError(f"{argument} must be an array of integers, got a Tensor (of floats)")
     numbers = plain_array(value, argument, like)
+    if not numbers.size and isinstance(value, tuple | list):
+        numbers = numbers.astype(np.intp)  # NumPy takes an empty list for floats
     if numbers.dtype.kind not in "iu":
         raise TypeError(f"{argument} has dtype {numbers.dtype}; allowed are integers")
     outside = (numbers < 0) | (numbers >= below)

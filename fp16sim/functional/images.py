@@ -58,7 +58,7 @@ def conv_transpose2d(
     """
     x, w = _image(input), with_axes(weight, "weight", 4, "(in, out / groups, rows, columns)")
     geometry = _geometry(stride, padding, dilation, groups)
-    if x.shape[1] != w.shape[0] or w.shape[0] % geometry.groups:
+    if x.shape[1] != w.shape[0] or w.shape[0] % geometry.groups or 0 in w.shape[2:]:
         raise ValueError(
             f"weight has shape {w.shape}; allowed is ({x.shape[1]}, out / groups, rows, columns) "
             f"with a number of groups that divides {x.shape[1]}, got {geometry.groups}"

@@ -80,9 +80,7 @@ def cross_entropy(
     """
     one_of("reduction", reduction, REDUCTIONS)
     x, labels = _classes(input, target, ignore_index)
-    smoothing = real("label_smoothing", label_smoothing, at_least=0)
-    if smoothing > 1:
-        raise ValueError(f"label_smoothing={smoothing} is not allowed; it must be at most 1")
+    smoothing = real("label_smoothing", label_smoothing, at_least=0, at_most=1)
     return losses.cross_entropy(
         x, target=labels, ignored=ignore_index, smoothing=smoothing, reduction=reduction
     )

@@ -26,6 +26,8 @@ class ConvNet(Network):
     """
 
     def __init__(self, widths: tuple[int, int] = (32, 64), *, rng: RandomLike = None) -> None:
+        if not isinstance(widths, tuple | list) or len(widths) != 2:
+            raise ValueError(f"widths={widths!r} is not allowed; it must be two widths")
         random = generator(rng)
         first, second = widths
         self.conv1 = nn.Conv2d(1, first, 3, padding=1, bias=False, rng=random)

@@ -17,7 +17,7 @@ from fp16sim import nn, optim
 from fp16sim.arguments import integer, real
 from fp16sim.autograd import Tensor, no_grad
 from fp16sim.backend import Array, RandomLike, generator
-from fp16sim.data.topics import text
+from fp16sim.data.topics import text, windows
 from fp16sim.models.task import Network, Task
 from fp16sim.nn import init
 
@@ -110,20 +110,14 @@ def task(size: str, seed: int) -> Task:
     shape = {name: settings[name] for name in ("length", "width", "depth", "heads")}
     model = GPT(len(data.alphabet), rng=seed, **shape)
 
-    def windows(ids: Array, random: np.random.Generator, count: int) -> tuple[Array, ...]:
-        starts = random.integers(0, len(ids) - length, count)[:, None] + np.arange(length)
-        return ids[starts], ids[starts + 1]
-
     def batch(step: int) -> tuple[Array, ...]:
-        return windows(data.train, np.random.default_rng([seed, step]), count)
+        random = np.random.default_rng([seed, integer("step", step, at_least=0)])
+        return next(windows(data.train, length, count, 1, random))
 
     def evaluate() -> dict[str, float]:
-        random = np.random.default_rng(0)
         with no_grad(), model.evaluating():
-            losses = [
-                model.loss(*windows(data.validation, random, count)).item() for _ in range(20)
-            ]
-        return {"loss": float(np.mean(losses))}
+            parts = windows(data.validation, length, count, 20, rng=0)
+            return {"loss": float(np.mean([model.loss(*part).item() for part in parts]))}
 
     def sample() -> str:
         ids = model.generate(data.encode("The ")[None], 200, temperature=0.8, rng=0)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from fp16sim import nn
+from fp16sim.arguments import integer
 from fp16sim.autograd import Tensor, no_grad
 from fp16sim.backend import Array
+from fp16sim.data import batches
 from fp16sim.optim import Optimizer, Schedule
 from fp16sim.precision import autocast
 from fp16sim.scaling import GradScaler
@@ -89,14 +91,15 @@ class Task:
 def epochs(count: int, batch_size: int, seed: int) -> Callable[[int], Array]:
     """From a step to the indices (batch_size,) of its samples: a new permutation every epoch."""
     per_epoch = count // batch_size
-    kept: dict[int, Array] = {}
+    kept: dict[int, list[Array]] = {}
 
     def of(step: int) -> Array:
-        epoch, place = divmod(step, per_epoch)
+        epoch, place = divmod(integer("step", step, at_least=0), per_epoch)
         if epoch not in kept:
             kept.clear()
-            kept[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
-        return kept[epoch][place * batch_size : (place + 1) * batch_size]
+            random = np.random.default_rng([seed, epoch])
+            kept[epoch] = list(batches(count, batch_size, per_epoch, random))
+        return kept[epoch][place]
 
     return of
 

@@ -93,9 +93,9 @@ class UNet(Network):
         """Cross-entropy, a mean over all pixels, plus the Dice loss; images, masks (N, H, W)."""
         images, masks = batch
         scores, xp = self(tensor_for(self, images)), namespace_of(masks)
+        cross_entropy = F.cross_entropy(scores, masks)  # which checks the masks
         wanted = xp.moveaxis(xp.eye(scores.shape[1], dtype=images.dtype)[masks], -1, 1)
-        dice = F.dice_loss(F.softmax(scores, 1), tensor_for(self, wanted))
-        return F.cross_entropy(scores, masks) + dice
+        return cross_entropy + F.dice_loss(F.softmax(scores, 1), tensor_for(self, wanted))
 
 
 def task(size: str, seed: int) -> Task:

@@ -18,6 +18,8 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight (out, in, ...)."""
     if len(shape) < 2:
         raise ValueError(f"shape={tuple(shape)} is not allowed; a weight is (out, in, ...)")
+    if not all(size > 0 for size in shape):
+        raise ValueError(f"shape={tuple(shape)} is not allowed; sizes must be at least 1")
     taps = math.prod(shape[2:])
     return shape[1] * taps, shape[0] * taps
 

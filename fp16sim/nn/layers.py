@@ -56,7 +56,38 @@ class Linear(Module):
         return F.linear(x, self.weight, self.bias)
 
 
-class Conv2d(Module):
+class _Convolution(Module):
+    """What both convolutions hold: a weight (first, second / groups, rows, columns) and a bias."""
+
+    def __init__(
+        self,
+        first: tuple[str, int],
+        second: tuple[str, int],
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes,
+        padding: Sizes,
+        groups: int,
+        bias: bool,
+        rng: RandomLike,
+    ) -> None:
+        channels = [integer(name, count, at_least=1) for name, count in (first, second)]
+        self.groups = integer("groups", groups, at_least=1)
+        if any(count % groups for count in channels):
+            raise ValueError(
+                f"groups={groups} does not divide {first[0]}={first[1]} and {second[0]}={second[1]}"
+            )
+        self.stride = pair("stride", stride, 1)
+        self.padding = pair("padding", padding, 0)
+        shape = (channels[0], channels[1] // groups, *pair("kernel_size", kernel_size, 1))
+        random, fan_in = generator(rng), init.fans(shape)[0]
+        self.weight = parameter(init.fan_in_uniform(shape, fan_in, random))
+        self.bias: Tensor | None = None
+        if switch("bias", bias):
+            self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in, random))
+
+
+class Conv2d(_Convolution):
     """Convolution of images (N, in_channels, H, W); see ``functional.conv2d``.
 
     weight (out, in / groups, rows, columns) and bias (out,) start uniform in ±1/√fan_in.
@@ -75,20 +106,9 @@ class Conv2d(Module):
         *,
         rng: RandomLike = None,
     ) -> None:
-        integer("in_channels", in_channels, at_least=1)
-        integer("out_channels", out_channels, at_least=1)
-        self.groups = integer("groups", groups, at_least=1)
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups={groups} does not divide {in_channels} and {out_channels}")
-        self.stride = pair("stride", stride, 1)
-        self.padding = pair("padding", padding, 0)
+        ends = ("out_channels", out_channels), ("in_channels", in_channels)
+        super().__init__(*ends, out_channels, kernel_size, stride, padding, groups, bias, rng)
         self.dilation = pair("dilation", dilation, 1)
-        shape = (out_channels, in_channels // groups, *pair("kernel_size", kernel_size, 1))
-        random, fan_in = generator(rng), init.fans(shape)[0]
-        self.weight = parameter(init.fan_in_uniform(shape, fan_in, random))
-        self.bias: Tensor | None = None
-        if switch("bias", bias):
-            self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in, random))
 
     def forward(self, x: Tensor) -> Tensor:
         """Correlate with the kernels."""
@@ -96,7 +116,7 @@ class Conv2d(Module):
         return F.conv2d(x, self.weight, self.bias, *settings)
 
 
-class ConvTranspose2d(Module):
+class ConvTranspose2d(_Convolution):
     """Transposed convolution of images (N, in_channels, H, W); ``functional.conv_transpose2d``.
 
     weight (in, out / groups, rows, columns) and bias (out,) start uniform in ±1/√fan_in, where
@@ -116,20 +136,9 @@ class ConvTranspose2d(Module):
         *,
         rng: RandomLike = None,
     ) -> None:
-        integer("in_channels", in_channels, at_least=1)
-        integer("out_channels", out_channels, at_least=1)
-        self.groups = integer("groups", groups, at_least=1)
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups={groups} does not divide {in_channels} and {out_channels}")
-        self.stride = pair("stride", stride, 1)
-        self.padding = pair("padding", padding, 0)
+        ends = ("in_channels", in_channels), ("out_channels", out_channels)
+        super().__init__(*ends, out_channels, kernel_size, stride, padding, groups, bias, rng)
         self.output_padding = pair("output_padding", output_padding, 0)
-        shape = (in_channels, out_channels // groups, *pair("kernel_size", kernel_size, 1))
-        random, fan_in = generator(rng), init.fans(shape)[0]
-        self.weight = parameter(init.fan_in_uniform(shape, fan_in, random))
-        self.bias: Tensor | None = None
-        if switch("bias", bias):
-            self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in, random))
 
     def forward(self, x: Tensor) -> Tensor:
         """From outputs of a convolution to inputs."""
@@ -221,9 +230,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5, *, rng: RandomLike = None) -> None:
-        self.p = real("p", p, at_least=0)
-        if self.p > 1:
-            raise ValueError(f"p={p!r} is not allowed; it must be a probability")
+        self.p = real("p", p, at_least=0, at_most=1)
         self.rng = generator(rng)
 
     def forward(self, x: Tensor) -> Tensor:

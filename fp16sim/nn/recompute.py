@@ -28,7 +28,10 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     for position, x in enumerate(inputs):
         if not isinstance(x, Tensor):
             raise TypeError(f"inputs[{position}] must be a Tensor, got {type(x).__name__}")
-    if not tape.recording():
+    frozen = isinstance(function, Module) and not any(
+        x.requires_grad for x in (*inputs, *function.parameters())
+    )
+    if frozen or not tape.recording():
         return function(*inputs)
     precision, scope = regions.get(), events.current_scope()
     generators = _generators(function)
