@@ -1,7 +1,11 @@
 """Shared by all tests: oracles and ready-made data."""
 
 import importlib.util
+import os
 import warnings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process per core: threads of BLAS would fight for them
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import ml_dtypes
 import numpy as np

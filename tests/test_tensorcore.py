@@ -25,9 +25,14 @@ KINDS = ["ordinary", "wide", "subnormal", "cancelling", "overflowing", "special"
 @pytest.fixture(params=EXECUTORS, ids=lambda module: module.__name__.rpartition(".")[2])
 def executor(request, monkeypatch):
     """Every executor: plain NumPy, and compiled from the first product on."""
-    if request.param is cpu:
-        monkeypatch.setattr(units, "compiled_if_worth", lambda *_: None)
+    choose(request.param, monkeypatch)
     return request.param
+
+
+def choose(module, monkeypatch):
+    """Let products be computed by this executor."""
+    if module is cpu:
+        monkeypatch.setattr(units, "compiled_if_worth", lambda *_: None)
 
 
 def codes_of(x, fmt):
@@ -305,24 +310,23 @@ def test_the_vectorised_model_is_the_scalar_one(arch, fmt, rng):
     assert [hex(w) for w in got] == [hex(w) for w in wanted]
 
 
-def compare(arch, fmt, seed):
-    """2^20 outputs: 2^17 rows against eight columns' worth of others, in chains of three steps."""
-    rng = np.random.default_rng(seed)
-    a, b, c = many(fmt, 2**15, 75, rng)
-    for turn in range(32):
-        b, c = np.roll(b, 1 + turn, axis=0), np.roll(c, 3 + turn)
-        out = c.copy()
-        operands = (fs.formats.format_of(fmt),) * 2
-        unit = fs.tensorcore.ARCHITECTURES[arch]
-        x, y = values_of(a, fmt), values_of(b, fmt)
-        units.add_up(x, y, out, unit.step_for(operands[0]), operands, fs.FP32)
-        assert (words(out) == oracle.nvidia_many(a, b, words(c), arch, (fmt, fmt))).all()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "fmt"), CASES)
-def test_a_million_outputs(executor, arch, fmt):
-    compare(arch, fmt, 0)
+def test_a_million_outputs(arch, fmt, monkeypatch):
+    """2^20 outputs of every executor: 2^15 rows against 32 columns, in chains of three steps."""
+    rng = np.random.default_rng(0)
+    a, b, c = many(fmt, 2**15, 75, rng)
+    operands = (fs.formats.format_of(fmt),) * 2
+    step = fs.tensorcore.ARCHITECTURES[arch].step_for(operands[0])
+    for turn in range(32):
+        b, c = np.roll(b, 1 + turn, axis=0), np.roll(c, 3 + turn)
+        wanted = oracle.nvidia_many(a, b, words(c), arch, (fmt, fmt))
+        for module in EXECUTORS:
+            out = c.copy()
+            with monkeypatch.context() as patch:
+                choose(module, patch)
+                units.add_up(values_of(a, fmt), values_of(b, fmt), out, step, operands, fs.FP32)
+            assert (words(out) == wanted).all(), module.__name__
 
 
 def test_amd_cdna2(rng):
