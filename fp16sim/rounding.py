@@ -265,16 +265,19 @@ def _code_dtype(fmt: Format) -> np.dtype[Any]:
     return np.dtype(f"u{max(1, 1 << (fmt.bits - 1).bit_length() >> 3)}")
 
 
-def store(value: Array, fmt: Format, origin: events.Origin | None) -> Array:
+def store(
+    value: Array, fmt: Format, origin: events.Origin | None, sources: tuple[Any, ...] = ()
+) -> Array:
     """Round a freshly computed array to ``fmt``, into the dtype that carries it.
 
     The engine's door to rounding: no checks, no copy where rounding would change nothing.
-    Observers hear of it unless ``origin`` is None.
+    Observers hear of it, and of the ``sources`` that it was computed from, unless ``origin`` is
+    None.
     """
     value = namespace_of(value).asarray(value)  # 0-d arithmetic leaves scalars
     rounded = _rounded(value, fmt)
     if events.observed() and origin is not None:
-        events.announce(events.Rounded(value, rounded, fmt, origin))
+        events.announce(events.Rounded(value, rounded, fmt, origin, sources))
     return rounded.astype(carrier_of(fmt), copy=False)
 
 

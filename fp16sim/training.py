@@ -103,8 +103,8 @@ class Run:
     loss_of: from the number of a step to its loss. It must depend on that number, on the model and
     on the generators only, so that a continued run is the same run: draw the batches of a step
     from ``np.random.default_rng([seed, step])``, or take ``Task.batch``.
-    schedule: an ``optim.Schedule``, stepped after every step. generators: random generators by
-    name, to be saved besides those that modules (dropout) hold.
+    schedule: an ``optim.Schedule``, stepped after every step that was taken.
+    generators: random generators by name, to be saved besides those that modules (dropout) hold.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class Run:
             precision=self.precision,
             scaler=self.scaler,
         )
-        if self.schedule is not None:
+        if self.schedule is not None and not step.skipped:
             self.schedule.step()
         self.history.append(step)
 

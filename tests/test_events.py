@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import fp16sim as fs
 from fp16sim import events
-from fp16sim.events import LOWEST_EXPONENT, Counts
+from fp16sim.counts import FATES, LOWEST_EXPONENT, Counts
 from fp16sim.rounding import store
 
 F = fs.functional
@@ -15,7 +15,7 @@ F = fs.functional
 
 def recount(before, after, fmt):
     """One value at a time, as the definitions say."""
-    counts = dict.fromkeys(events.FATES, 0)
+    counts = dict.fromkeys(FATES, 0)
     for b, a in zip(before.ravel().tolist(), after.ravel().tolist(), strict=True):
         if not np.isfinite(b):
             counts["nonfinite"] += 1

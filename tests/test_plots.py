@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fp16sim import plots
-from fp16sim.events import Counts
+from fp16sim.counts import Counts
 from fp16sim.experiments import rescue as experiment
 from fp16sim.formats import FP16
 from fp16sim.rounding import round_to

@@ -84,8 +84,9 @@ class Primitive:
         with np.errstate(all="ignore"):
             value, residuals = self._forward(*(node.data for node in inputs), **options)
             array = namespace_of(value).asarray(value)  # 0-d arithmetic leaves scalars
-        origin = events.Origin(events.current_scope(), self.name, "activation")
-        stored = array if self.exact else store(array, fmt, origin)
+        origin = _origin(self.name, "activation")
+        sources = tuple(node.data for node in inputs)
+        stored = array if self.exact else store(array, fmt, origin, sources)
         # Backward sees what was stored, not the value before rounding, which no longer exists.
         residuals = tuple(stored if kept is value else kept for kept in residuals)
         return _recorded(inputs, stored, fmt, origin, self._rule, residuals, self.exact)
@@ -125,9 +126,9 @@ def cast(node: N, fmt: Format) -> N:
     if node.fmt == fmt:
         return node
     # A cast weight is still that weight, and its gradient the weight's.
-    origin = events.Origin(events.current_scope(), "cast", node.origin.role)
+    origin = _origin("cast", node.origin.role)
     widening = fmt.contains(node.fmt)
-    stored = store(node.data, fmt, None if widening else origin)
+    stored = store(node.data, fmt, None if widening else origin, (node.data,))
     return _recorded((node,), stored, fmt, origin, _cast_rule, (), exact=True)
 
 
@@ -140,12 +141,17 @@ def move(node: N, device: str) -> N:
     home, data = device_of(node.data), to_device(node.data, device)
     if data is node.data:
         return node
-    origin = events.Origin(events.current_scope(), "move", node.origin.role)
+    origin = _origin("move", node.origin.role)
     return _recorded((node,), data, node.fmt, origin, _move_rule, (home,), exact=True)
 
 
 def _move_rule(gradient: Array, home: str) -> tuple[LazyGradient, ...]:
     return (lambda: to_device(gradient, home),)
+
+
+def _origin(op: str, role: str) -> events.Origin:
+    line = events.calling_line() if events.observed() else ""
+    return events.Origin(events.current_scope(), op, role, line)
 
 
 _WHERE = {"cpu": "on the host", "cuda": "on the GPU"}

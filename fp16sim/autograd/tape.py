@@ -107,14 +107,14 @@ def backward(root: Node, seed: Array, retain: bool = False) -> None:
             gradient = gradients.pop(id(node))
             if node.rule is None:
                 # A copy: the same array may be another leaf's gradient, or a broadcast view.
-                node.gradient = _add(node.gradient, gradient, node).copy()
+                node.gradient = _add(node.gradient, gradient, node, "accumulate_grad").copy()
                 continue
             shares = node.rule(gradient, *node.residuals)
             for parent, share in zip(node.parents, shares, strict=True):
                 if not parent.requires_grad:
                     continue
                 share = share() if callable(share) else share
-                incoming = _stored(_unbroadcast(share, parent.data.shape), parent, node)
+                incoming = _stored(_unbroadcast(share, parent.data.shape), parent, node, gradient)
                 if id(parent) not in gradients:
                     gradients[id(parent)] = incoming
                     heapq.heappush(waiting, (-parent._order, parent))
@@ -124,20 +124,21 @@ def backward(root: Node, seed: Array, retain: bool = False) -> None:
                 node.rule, node.residuals, node.parents = _freed_rule, (), ()
 
 
-def _stored(gradient: Array, parent: Node, node: Node) -> Array:
+def _stored(gradient: Array, parent: Node, node: Node, given: Array) -> Array:
     if node.exact and parent.data.shape == gradient.shape and parent.fmt.contains(node.fmt):
         return store(gradient, parent.fmt, None)
     # A gradient belongs to the module that made the value; a leaf, to the one that uses it.
     scope = (node if parent.is_leaf else parent).origin.scope
-    origin = Origin(scope, node.origin.op, parent.origin.role + " gradient")
-    return store(gradient, parent.fmt, origin)
+    origin = Origin(scope, node.origin.op, parent.origin.role + " gradient", node.origin.line)
+    return store(gradient, parent.fmt, origin, (given, *node.residuals))
 
 
-def _add(total: Array | None, gradient: Array, node: Node) -> Array:
+def _add(total: Array | None, gradient: Array, node: Node, op: str = "accumulate") -> Array:
     if total is None:
         return gradient
-    origin = Origin(node.origin.scope, "accumulate", node.origin.role + " gradient")
-    return store(total + gradient, node.fmt, origin)
+    role = node.origin.role + " gradient"
+    origin = Origin(node.origin.scope, op, role, node.origin.line)
+    return store(total + gradient, node.fmt, origin, (total, gradient))
 
 
 def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:

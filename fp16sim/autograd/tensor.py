@@ -14,7 +14,7 @@ from fp16sim.autograd import tape
 from fp16sim.autograd.ops import elementwise, functions, matmul, reduce, shape
 from fp16sim.autograd.primitive import cast, check_devices, move
 from fp16sim.backend import DEVICES, Array, device_of, is_on_gpu, namespace_of, to_device, to_host
-from fp16sim.events import Origin
+from fp16sim.events import Origin, calling_line, observed
 from fp16sim.formats import FormatLike, format_of
 from fp16sim.rounding import float_array, store
 
@@ -55,7 +55,8 @@ class Tensor(tape.Node):
         if not isinstance(requires_grad, bool):
             raise TypeError(f"requires_grad must be True or False, got {requires_grad!r}")
         fmt = own if fmt is None else format_of(fmt)
-        origin = Origin("", "tensor", "weight" if requires_grad else "input")
+        line = calling_line() if observed() else ""
+        origin = Origin("", "tensor", "weight" if requires_grad else "input", line)
         with np.errstate(all="ignore"):
             stored = store(values, fmt, origin if fmt != own else None)
         placed = stored if device is None else to_device(stored, device)

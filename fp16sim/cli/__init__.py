@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from fp16sim.cli.accumulate import accumulate
+from fp16sim.cli.clinic import clinic
+from fp16sim.cli.doctor import doctor
 from fp16sim.cli.numbers import explain
 from fp16sim.cli.primitives import primitives
 from fp16sim.cli.rescue import rescue
@@ -17,5 +19,5 @@ def main() -> None:
     """See what half precision does to a neural network."""
 
 
-for command in (rescue, explain, accumulate, train, primitives):
+for command in (rescue, explain, accumulate, train, doctor, clinic, primitives):
     main.add_command(command)

@@ -23,7 +23,7 @@ import numpy as np
 from fp16sim import data, functional
 from fp16sim.autograd import Tensor, no_grad
 from fp16sim.backend import Array
-from fp16sim.events import FATES, Counts
+from fp16sim.counts import FATES, Counts
 from fp16sim.formats import FP16, FP32, Format
 from fp16sim.models import Autoencoder
 from fp16sim.optim import Adam

@@ -12,6 +12,7 @@ from fp16sim.autograd.ops import fused, norms
 from fp16sim.autograd.primitive import check_devices
 from fp16sim.autograd.tensor import Tensor
 from fp16sim.backend import Array, namespace_of
+from fp16sim.events import Origin, current_scope
 from fp16sim.functional.checks import (
     booleans,
     optional,
@@ -187,7 +188,9 @@ def batch_norm(
     def tell(mean: Array, variance: Array) -> None:
         batch = (mean, variance * (count / (count - 1)))
         for kept, new in zip(running, batch, strict=False):  # none, or both
-            kept.data = store((1 - rate) * kept.data + rate * new, kept.fmt, kept.origin)
+            origin = Origin(current_scope(), "batch_norm", "buffer")
+            moved = (1 - rate) * kept.data + rate * new
+            kept.data = store(moved, kept.fmt, origin, (kept.data, x.data))
 
     return norms.batch_norm(x, *given, eps=eps, tell=tell)
 

@@ -72,7 +72,7 @@ class Task:
         batch = self.batch(step)
         loss = partial(self.model.loss, *batch)
         done = train_step(loss, self.optimizer, step, precision=precision, scaler=scaler)
-        if self.schedule is not None:
+        if self.schedule is not None and not done.skipped:
             self.schedule.step()
         return done
 

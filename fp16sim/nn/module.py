@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -11,12 +13,15 @@ import numpy as np
 from fp16sim.autograd import Tensor
 from fp16sim.autograd.tensor import operand
 from fp16sim.backend import DEVICES, to_device
-from fp16sim.events import scope
+from fp16sim.events import Entered, announce, current_scope, scope, scope_at
 from fp16sim.formats import FormatLike, format_of
 from fp16sim.rounding import store
 
 #: called with a module, its inputs and its output; what it returns, unless None, is the new output
 Hook = Callable[["Module", tuple[Any, ...], Any], Any]
+
+# The paths of the parts of the model that is running, by id.
+_paths: ContextVar[Mapping[int, str]] = ContextVar("paths", default=MappingProxyType({}))
 
 
 class Module:
@@ -24,8 +29,8 @@ class Module:
 
     Attributes that are modules become parts; attributes that are tensors become parameters if they
     require a gradient, and buffers (running statistics, say) if they do not. A subclass writes
-    ``forward``; users call the module itself, which runs ``forward`` in a scope named after the
-    attribute, so that events can be told apart by layer.
+    ``forward``; users call the module itself, which runs ``forward`` in a scope named after its
+    path in the model, as "encoder.0.conv1", so that events can be told apart by layer.
     """
 
     _name: str = ""
@@ -43,14 +48,27 @@ class Module:
 
     def __call__(self, *inputs: Any) -> Any:
         """Run ``forward`` in this module's scope, then its hooks."""
-        return self._run(self._name, *inputs)
+        path = _paths.get().get(id(self))
+        if path is not None:  # a part, wherever it is called from
+            with scope_at(path):
+                return self._run(*inputs)
+        if current_scope() or _paths.get():  # no part of the model that is running
+            with scope(self._name):
+                return self._run(*inputs)
+        announce(Entered(self))
+        inside = [(path, id(module)) for path, module in self.named_modules(self._name)]
+        token = _paths.set({key: path for path, key in reversed(inside)})
+        try:
+            with scope(self._name):
+                return self._run(*inputs)
+        finally:
+            _paths.reset(token)
 
-    def _run(self, name: str, *inputs: Any) -> Any:
-        with scope(name):
-            output = self.forward(*inputs)
-            for hook in vars(self).get("_hooks", ()):
-                changed = hook(self, inputs, output)
-                output = output if changed is None else changed
+    def _run(self, *inputs: Any) -> Any:
+        output = self.forward(*inputs)
+        for hook in vars(self).get("_hooks", ()):
+            changed = hook(self, inputs, output)
+            output = output if changed is None else changed
         return output
 
     @contextmanager
@@ -205,7 +223,8 @@ class Sequential(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply all in order."""
         for name, module in self.children():
-            x = module._run(name, x)  # by its place here: an activation may stand in several
+            with scope(name):  # by its place here: an activation may stand in several
+                x = module._run(x)
         return x
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from fp16sim import events
 from fp16sim.autograd import Tensor, no_grad, tape
 from fp16sim.backend import Array, namespace_of
-from fp16sim.nn.module import Module
+from fp16sim.nn.module import Module, _paths
 from fp16sim.precision import regions
 
 
@@ -33,7 +33,7 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     )
     if frozen or not tape.recording():
         return function(*inputs)
-    precision, scope = regions.get(), events.current_scope()
+    precision, scope, paths = regions.get(), events.current_scope(), _paths.get()
     generators = _generators(function)
     before = [random.bit_generator.state for random in generators]
     with no_grad():
@@ -45,14 +45,16 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         after = [random.bit_generator.state for random in generators]
         leaves = [Tensor(x, requires_grad=x.requires_grad) for x in inputs]
         token, recording = regions.set(precision), tape._recording.set(True)
+        running = _paths.set(paths)
         try:
             for random, state in zip(generators, before, strict=True):
                 random.bit_generator.state = state
-            with events.scope(scope):
+            with events.scope_at(scope):
                 once_more = function(*leaves)
         finally:
             regions.reset(token)
             tape._recording.reset(recording)
+            _paths.reset(running)
             for random, state in zip(generators, after, strict=True):
                 random.bit_generator.state = state
         if once_more.requires_grad:

@@ -85,4 +85,5 @@ def _sum_of_squares(gradient: Array) -> float:
 
 def _replace(p: Tensor, gradient: Array, op: str) -> None:
     """A new array: the old one may be somebody's ``p.grad``."""
-    p.gradient = store(gradient, p.fmt, Origin("", op, f"{p.origin.role} gradient"))
+    origin = Origin("", op, f"{p.origin.role} gradient")
+    p.gradient = store(gradient, p.fmt, origin, (p.gradient,))

@@ -53,15 +53,15 @@ class Moments:
         moment = block.astype(self._dtype)
         moment *= decay
         moment += addend
-        return self.put(name, moment)
+        return self.put(name, moment, (block, addend))
 
-    def put(self, name: str, values: Array) -> Array:
-        """Store values, and return them as they were stored."""
+    def put(self, name: str, values: Array, sources: tuple[Array, ...] = ()) -> Array:
+        """Store values, computed from ``sources``, and return them as they were stored."""
         block = self._block(name)
         if self._in_place:
             block[...] = values
             return block
-        stored = store(values, self._fmt, ORIGIN)
+        stored = store(values, self._fmt, ORIGIN, sources)
         block[...] = stored
         return stored.astype(self._dtype, copy=False)
 

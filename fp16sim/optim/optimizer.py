@@ -112,6 +112,7 @@ class Optimizer:
             for p, state in zip(self.params, self.state, strict=True):
                 if p.gradient is not None:
                     self._move(p, state, p.gradient)
+        events.announce(events.Stepped(self, taken=True))
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had been: copies, which do not change.
@@ -154,7 +155,7 @@ class Optimizer:
         moved, update = self._moved(p, weight, gradient, state)
         if keeps_master:
             state["master"] = moved = store(moved, FP32, None)
-        new = self._stored(moved, p.fmt)
+        new = self._stored(moved, p.fmt, (weight, gradient))
         if update is not None:
             kept = moved if keeps_master else new
             events.announce(events.Updated(weight, kept, update, p))
@@ -195,13 +196,13 @@ class Optimizer:
         """Which of ``_state_names`` a step needs with the settings of now."""
         return self._state_names
 
-    def _stored(self, moved: Array, fmt: Format) -> Array:
+    def _stored(self, moved: Array, fmt: Format, sources: tuple[Array, ...]) -> Array:
         origin = events.Origin("", "optimizer", "weight")
         if self.rng is None:
-            return store(moved, fmt, origin)
+            return store(moved, fmt, origin, sources)
         rounded = Rounding.of(fmt, "stochastic", rng=self.rng)(moved)
         if events.observed():
-            events.announce(events.Rounded(moved, rounded, fmt, origin))
+            events.announce(events.Rounded(moved, rounded, fmt, origin, sources))
         return rounded.astype(carrier_of(fmt), copy=False)
 
     def _update(self, weight: Array, gradient: Array, moments: Moments) -> Array:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from fp16sim import events
 from fp16sim.arguments import integer, real
 from fp16sim.optim.optimizer import Optimizer
 from fp16sim.optim.saving import check_entries
@@ -109,6 +110,7 @@ class Schedule:
     def step(self) -> None:
         """Set the learning rate of the next step."""
         self._at(self.count + 1, self.base_lr)
+        events.announce(events.Scheduled(self.optimizer))
 
     def state_dict(self) -> dict[str, Any]:
         """The learning rate that factors multiply, and the step; the rule is not saved."""

@@ -1,5 +1,7 @@
 """Instruments that explain what events counted."""
 
-from fp16sim.xray.watch import Key, XRay, watch
+from fp16sim.xray.diagnose import Finding, diagnose
+from fp16sim.xray.record import Birth, Key, Step
+from fp16sim.xray.watch import XRay, watch
 
-__all__ = ["Key", "XRay", "watch"]
+__all__ = ["Birth", "Finding", "Key", "Step", "XRay", "diagnose", "watch"]

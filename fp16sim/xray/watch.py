@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fp16sim import events
-from fp16sim.arguments import one_of
-from fp16sim.events import Counts, Rounded, UpdateCounts
-from fp16sim.formats import Format, FormatLike, format_of
+from fp16sim.arguments import one_of, real
+from fp16sim.backend import Array, namespace_of
+from fp16sim.counts import Counts, UpdateCounts
+from fp16sim.formats import FP16, FormatLike, format_of
 from fp16sim.nn import Module
+from fp16sim.xray import report, what_if
+from fp16sim.xray.record import TALLIED, Birth, Key, Step
+from fp16sim.xray.what_if import Magnitudes, Suggestion
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: what a stored value can be; "gradient" stands for all kinds of gradients
 ROLES = (
@@ -19,45 +28,150 @@ ROLES = (
     "input",
     "value",
     "moment",
+    "buffer",
     "gradient",
     "activation gradient",
     "weight gradient",
     "input gradient",
 )
 
+# Operations whose second operand is a weight (out, in, ...).
+PRODUCTS = ("linear",)
 
-class Key(NamedTuple):
-    """What values are counted together."""
-
-    #: module path, as "encoder.0.linear"
-    scope: str
-    #: primitive, as "linear"
-    op: str
-    #: "activation", "weight", "activation gradient", "weight gradient", ...
-    role: str
-    fmt: Format
+# Births that are written down in one step: the first ones matter.
+BIRTHS_PER_STEP = 20
 
 
 class XRay:
-    """Counts collected by ``watch``."""
+    """What ``watch`` saw, while it sees it and afterwards."""
 
-    def __init__(self, model: Module) -> None:
-        if not isinstance(model, Module):
-            raise TypeError(f"model must be a Module, got {model!r}")
+    def __init__(self, model: Module | None = None) -> None:
+        if not isinstance(model, Module | None):
+            raise TypeError(f"model must be a Module or None, got {model!r}")
         #: what became of stored values
         self.counts: dict[Key, Counts] = {}
         #: what became of updates, by parameter path
         self.updates: dict[str, UpdateCounts] = {}
-        self._names = {id(p): name for name, p in model.named_parameters()}
+        #: all steps; the last one may not be finished
+        self.steps: list[Step] = [Step(0)]
+        #: the line of the program that first stored values under a key
+        self.lines: dict[Key, str] = {}
+        #: rows and columns of the weights that low products multiply by
+        self.products: dict[Key, tuple[int, int]] = {}
+        self._sizes: dict[Key, Magnitudes] = {}
+        self._names: dict[int, str] = {}
+        self._known: list[Module] = []  # kept, so that their ids stay theirs
+        self._clock: object = None  # the optimiser whose steps are counted
+        self._scale = 1.0  # of gradients at this moment
+        if model is not None:
+            self._learn(model)
+
+    def _learn(self, model: Module) -> None:
+        self._known.append(model)
+        for name, parameter in model.named_parameters():
+            self._names.setdefault(id(parameter), name)
+
+    # --- seeing --------------------------------------------------------------------------------
 
     def __call__(self, event: events.Event) -> None:
-        """Count one event; ``watch`` makes this the observer."""
-        if isinstance(event, Rounded):
-            key = Key(*event.origin, event.fmt)
-            self.counts.setdefault(key, Counts()).add(event.before, event.after, event.fmt)
-        elif isinstance(event, events.Updated):
-            name = self._names.get(id(event.parameter), "")
-            self.updates.setdefault(name, UpdateCounts()).add(event)
+        """See one event; ``watch`` makes this the observer."""
+        match event:
+            case events.Rounded():
+                self._round(event)
+            case events.Updated():
+                name = self._names.get(id(event.parameter), "")
+                self.updates.setdefault(name, UpdateCounts()).add(event)
+            case events.Scaled():
+                self._scale = self._step.scale = event.scale
+                self._step.log.append(("scale", event.scale))
+            case events.Unscaled():
+                self._step.log.append(("unscale", event.scale))
+                self._scale = 1.0
+            case events.Stepped():
+                self._stepped(event)
+            case events.Rescaled():
+                self._rescaled(event)
+            case events.Scheduled():
+                finished = self.steps[-2] if len(self.steps) > 1 else self._step
+                finished.log.append(("schedule", math.nan))
+            case events.Entered(module):
+                if isinstance(module, Module) and all(module is not one for one in self._known):
+                    self._learn(module)
+
+    @property
+    def _step(self) -> Step:
+        return self.steps[-1]
+
+    def _round(self, event: events.Rounded) -> None:
+        scope, op, role, line = event.origin
+        key = Key(scope, op, role, event.fmt)
+        counts, largest = Counts(), _largest(event.before)
+        counts.add(event)
+        if key not in self.counts:
+            self.counts[key], self._sizes[key] = Counts(), Magnitudes(Counts())
+            self.lines[key] = line
+            if op in PRODUCTS and role == "activation" and event.fmt.bits <= 16:
+                weight = event.sources[1].shape
+                self.products[key] = weight[0], math.prod(weight[1:])
+        self.counts[key].merge(counts)
+        scale = self._scale if role.endswith("gradient") else 1.0
+        self._sizes[key].add(counts, largest, scale)
+        tally = self._step.counts.setdefault(key, [0] * len(TALLIED))
+        for place, name in enumerate(TALLIED):
+            tally[place] += getattr(counts, name)
+        if counts.overflowed or counts.created:
+            self._born(key, counts, largest, event)
+        if op.startswith("clip_grad"):
+            self._step.log.append(("clip", scale))
+
+    def _born(self, key: Key, counts: Counts, largest: float, event: events.Rounded) -> None:
+        if len(self._step.births) >= BIRTHS_PER_STEP:
+            return
+        kind, count = "overflow", counts.overflowed
+        if counts.created:
+            before = event.before
+            kind, count = "NaN" if bool((before != before).any()) else "infinity", counts.created
+        birth = Birth(
+            self._step.index,
+            key,
+            kind,
+            count,
+            counts.total,
+            largest,
+            event.origin.line,
+            self._step.scale,
+        )
+        self._step.births.append(birth)
+
+    def _stepped(self, event: events.Stepped) -> None:
+        self._scale = 1.0
+        if self._clock is None:
+            self._clock = event.optimizer
+        if event.optimizer is self._clock:
+            self._step.taken = event.taken
+            self.steps.append(Step(self._step.index + 1))
+
+    def _rescaled(self, event: events.Rescaled) -> None:
+        finished = self.steps[-2] if len(self.steps) > 1 else self._step
+        finished.next_scale = event.after
+        finished.log.append(("rescale", event.after))
+
+    # --- telling -------------------------------------------------------------------------------
+
+    @property
+    def births(self) -> list[Birth]:
+        """Infinities and NaNs in the order of their birth, the first ones of every step."""
+        return [birth for step in self.steps for birth in step.births]
+
+    @property
+    def first_failure(self) -> Birth | None:
+        """Where the first infinity or NaN was born that no scaler has asked for; None if nowhere.
+
+        Gradients that overflow in a step which the scaler then leaves out are its way to find the
+        scale. Whatever is born on the way forward is a failure: no loss scale can mend it.
+        """
+        return next((step.births[0] for step in self.steps
+                     if step.births and not step.probing), None)  # fmt: skip
 
     def select(
         self, *, scope: str = "", role: str | None = None, fmt: FormatLike | None = None
@@ -67,18 +181,22 @@ class XRay:
         role: one of ``ROLES``; "gradient" is every kind of gradient. Raises ValueError for others.
         A gradient is counted under the module whose value it is the gradient of.
         """
+        total = Counts()
+        for key in self._keys(scope, role, fmt):
+            total.merge(self.counts[key])
+        return total
+
+    def _keys(self, scope: str, role: str | None, fmt: FormatLike | None) -> Iterator[Key]:
         if role is not None:
             one_of("role", role, ROLES)
         fmt = None if fmt is None else format_of(fmt)
-        total = Counts()
-        for key, counts in self.counts.items():
+        for key in self.counts:
             inside = not scope or key.scope == scope or key.scope.startswith(scope + ".")
             wanted = role in (None, key.role) or (
                 role == "gradient" and key.role.endswith(" gradient")
             )
             if inside and wanted and fmt in (None, key.fmt):
-                total.merge(counts)
-        return total
+                yield key
 
     def all_updates(self) -> UpdateCounts:
         """The sum over all parameters."""
@@ -87,19 +205,117 @@ class XRay:
             total.merge(counts)
         return total
 
+    def magnitudes(
+        self, *, scope: str = "", role: str | None = "gradient", fmt: FormatLike | None = None
+    ) -> Magnitudes:
+        """Sizes of the values that ``select`` would sum, gradients without their loss scale."""
+        total = Magnitudes(Counts())
+        for key in self._keys(scope, role, fmt):
+            one = self._sizes[key]
+            total.counts.merge(one.counts)
+            total.largest = max(total.largest, one.largest)
+        return total
+
+    def what_if(
+        self,
+        fmt: FormatLike,
+        scale: float = 1.0,
+        *,
+        scope: str = "",
+        role: str | None = "gradient",
+        of: FormatLike | None = None,
+    ) -> Counts:
+        """What would become of the same values in another format, under another loss scale.
+
+        fmt: the format to round to. scale: the loss scale, which moves gradients only; a power of
+            two, or the power of two below is taken. Those of the run are taken out before.
+        scope, role: which values, as for ``select``. of: those stored in this format only.
+        Nothing is computed again: see ``fp16sim.xray.what_if`` for what is exact. That other
+        rounding would also have led to other values is left out.
+        """
+        real("scale", scale, above=0, below=2.0**128)
+        sizes = self.magnitudes(scope=scope, role=role, fmt=of)
+        moves = role is not None and role.endswith("gradient")
+        return what_if.recount(sizes, format_of(fmt), scale if moves else 1.0)
+
+    def suggest_scale(self, fmt: FormatLike = FP16, headroom: int = 1) -> Suggestion:
+        """The largest loss scale that leaves ``headroom`` binades above the largest gradient.
+
+        Raises ValueError if no gradient other than zero was seen.
+        """
+        return what_if.suggest(self.magnitudes(role="gradient"), format_of(fmt), headroom)
+
+    def report(self, limit: int = 20) -> str:
+        """The places where most is lost, as a table, and what was born where."""
+        return report.text(self, limit)
+
+    def plot(self) -> Figure:
+        """Exponents with the format's limits, losses by layer and step, the scale over time."""
+        from fp16sim import plots  # matplotlib takes its time to load
+
+        return plots.xray_figure(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {
+            "counts": [
+                {
+                    "scope": key.scope,
+                    "op": key.op,
+                    "role": key.role,
+                    "format": str(key.fmt),
+                    "line": self.lines[key],
+                    **counts.to_dict(),
+                }
+                for key, counts in self.counts.items()
+            ],
+            "updates": {
+                name: {"total": c.total, "zero": c.zero, "swamped": c.swamped}
+                for name, c in self.updates.items()
+            },
+            "steps": [step.to_dict() for step in self.finished_steps],
+        }
+
+    def to_json(self, **options: Any) -> str:
+        """``to_dict`` as JSON; options go to ``json.dumps``."""
+        return json.dumps(self.to_dict(), **options)
+
+    @property
+    def finished_steps(self) -> list[Step]:
+        """The steps without the one that nothing has happened in yet."""
+        last = self._step
+        return self.steps if last.counts or last.log else self.steps[:-1]
+
+
+def _largest(x: Array) -> float:
+    """The largest finite magnitude; 0 if there is none."""
+    if not x.size:
+        return 0.0
+    xp = namespace_of(x)
+    largest = max(float(x.max()), -float(x.min()))
+    if math.isfinite(largest):
+        return largest
+    finite = x[xp.isfinite(x)]
+    return float(abs(finite).max()) if finite.size else 0.0
+
 
 @contextmanager
-def watch(model: Module) -> Iterator[XRay]:
+def watch(model: Module | None = None) -> Iterator[XRay]:
     """Count what becomes of every value that is stored in the block, and of every update.
 
     Everything counts that this thread computes there, in the model or beside it; modules are told
-    apart by their paths, and updates by the names of the model's parameters.
+    apart by their paths, and updates by the names of the model's parameters. model: None to take
+    names from the modules that are called.
 
     ::
 
         with fs.watch(model) as xray:
             loss_of(model, batch).backward()
         xray.select(scope="encoder", role="activation gradient").share("flushed")
+        print(xray.report())
+
+    A step ends when the optimiser moves the weights, or when a scaler keeps it from that; of
+    several optimisers the first to step gives the beat.
     """
     xray = XRay(model)
     with events.observe(xray):

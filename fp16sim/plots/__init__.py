@@ -1,0 +1,31 @@
+"""From records to figures. Takes plain data and computes nothing that a table would not show."""
+
+from fp16sim.plots.accumulation import accumulation_figure
+from fp16sim.plots.parts import (
+    FATE_LABELS,
+    FATES,
+    exponent_histogram,
+    fate_bars,
+    image_rows,
+    label_limits,
+    new_figure,
+    save,
+    style,
+)
+from fp16sim.plots.rescue import rescue_figure
+from fp16sim.plots.xray import xray_figure
+
+__all__ = [
+    "FATES",
+    "FATE_LABELS",
+    "accumulation_figure",
+    "exponent_histogram",
+    "fate_bars",
+    "image_rows",
+    "label_limits",
+    "new_figure",
+    "rescue_figure",
+    "save",
+    "style",
+    "xray_figure",
+]

@@ -1,0 +1,118 @@
+"""What would have become of values in another format, or under another loss scale.
+
+Told from histograms of exponents alone, so that nothing has to be computed again. Exact but for
+two edges, where values of one binade part: the values that round up to the smallest normal number
+(a share of 2^-p of a binade, for precision p) count as subnormal, and of the binade of the largest
+number, if one of its values is too large, the count is that of values spread evenly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fp16sim.backend import Array
+from fp16sim.counts import HIGHEST_EXPONENT, LOWEST_EXPONENT, Counts
+from fp16sim.formats import Format
+
+
+@dataclass
+class Magnitudes:
+    """Sizes of values, before they were rounded and without the loss scale."""
+
+    counts: Counts
+    #: the largest finite magnitude
+    largest: float = 0.0
+
+    def add(self, counts: Counts, largest: float, scale: float) -> None:
+        """Take in counts of values that had been multiplied by ``scale``."""
+        down = -exponent_of(scale)
+        merged = Counts(total=counts.total, zero=counts.zero, propagated=counts.nonfinite)
+        merged.exponents, merged.powers = (
+            shifted(histogram, down) for histogram in (counts.exponents, counts.powers)
+        )
+        self.counts.merge(merged)
+        self.largest = max(self.largest, largest / scale)
+
+
+def exponent_of(scale: float) -> int:
+    """floor(log2(scale)) for a scale above 0."""
+    return math.frexp(scale)[1] - 1
+
+
+def shifted(histogram: Array, octaves: int) -> Array:
+    """The histogram of values times 2^octaves; what leaves its range goes to its ends."""
+    moved = np.zeros_like(histogram)
+    occupied = np.flatnonzero(histogram)
+    np.add.at(moved, np.clip(occupied + octaves, 0, len(moved) - 1), histogram[occupied])
+    return moved
+
+
+def recount(magnitudes: Magnitudes, fmt: Format, scale: float = 1.0) -> Counts:
+    """What would become of the values times ``scale``, rounded to ``fmt`` to nearest even.
+
+    scale: a power of two; of others, the power of two below them.
+    """
+    values = magnitudes.counts
+    up = exponent_of(scale)
+    exponents, powers = shifted(values.exponents, up), shifted(values.powers, up)
+    last = fmt.emin - fmt.precision if fmt.subnormals else fmt.emin - 1  # 2^last is a tie with 0
+    top = fmt.emax - LOWEST_EXPONENT
+    flushed = int(exponents[: _place(last)].sum()) + int(powers[_place(last)])
+    small = int(exponents[: _place(fmt.emin)].sum())
+    beyond = int(exponents[top + 1 :].sum())
+    limit = fmt.max + 2.0 ** (fmt.emax - fmt.precision)
+    if magnitudes.largest * 2.0**up >= limit:
+        binade = int(exponents[top])
+        beyond += round(binade * (2.0 - math.ldexp(limit, -fmt.emax)))
+    result = Counts(
+        total=values.total,
+        zero=values.zero,
+        propagated=values.nonfinite,
+        flushed=flushed,
+        subnormal=small - flushed,
+        exponents=exponents,
+        powers=powers,
+        ulps=math.nan,
+        worst_ulps=math.nan,
+    )
+    # Without an infinity or a NaN the largest number is all there is to go to.
+    if fmt.infinities or fmt.nans:
+        result.overflowed = beyond
+    else:
+        result.saturated = beyond
+    return result
+
+
+def _place(exponent: int) -> int:
+    return min(max(exponent, LOWEST_EXPONENT), HIGHEST_EXPONENT) - LOWEST_EXPONENT
+
+
+class Suggestion(NamedTuple):
+    """A loss scale, and what becomes of the gradients under it."""
+
+    scale: float
+    #: shares of the values other than zero
+    flushed: float
+    overflowed: float
+    #: the flushed share without a scale
+    flushed_without: float
+
+
+def suggest(magnitudes: Magnitudes, fmt: Format, headroom: int = 1) -> Suggestion:
+    """The largest power of two that keeps all gradients ``headroom`` binades inside the format.
+
+    The rule of Micikevicius et al. (2018), section 3.2: the scale times the largest gradient must
+    stay below the largest number. It is never below 1 unless gradients overflow without it.
+    """
+    if not magnitudes.largest:
+        raise ValueError("no gradients were seen that are not zero; nothing can be suggested")
+    scale = 2.0 ** min(fmt.emax - headroom - exponent_of(magnitudes.largest), 127)
+    without, with_it = recount(magnitudes, fmt), recount(magnitudes, fmt, scale)
+    number = max(with_it.total - with_it.zero, 1)
+    return Suggestion(
+        scale, with_it.flushed / number, with_it.overflowed / number, without.flushed / number
+    )
