@@ -120,14 +120,14 @@ class Counts:
         self.exponents += exponents
         self.powers += powers
         zero = size - int(xp.count_nonzero(before != 0))  # faster than count_nonzero(before)
-        left = int(xp.count_nonzero(after != 0))
-        small = int(xp.count_nonzero(xp.abs(after) < fmt.smallest_normal))
+        left = after != 0
+        small = xp.abs(after) < fmt.smallest_normal
         nonfinite = size - zero - int(exponents.sum())
         nan = int(xp.count_nonzero(before != before)) if nonfinite else 0
         self.total += size
         self.zero += zero
-        self.flushed += size - left - zero
-        self.subnormal += small - (size - left)
+        self.flushed += size - int(xp.count_nonzero(left)) - zero
+        self.subnormal += int(xp.count_nonzero(small & left))
         exact = event.after is event.before
         # Of the values out of range the finite ones have overflowed or were saturated.
         if nonfinite or exponents[fmt.emax - LOWEST_EXPONENT :].any():
