@@ -1,5 +1,6 @@
 """What becomes of values, against a brute-force recount."""
 
+import importlib.util
 import math
 from fractions import Fraction
 
@@ -9,17 +10,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fp16sim as fs
-from fp16sim.counts import BLOCK, FATES, LOWEST_EXPONENT, Counts, UpdateCounts
+import fp16sim.counts
+from fp16sim.counts import FATES, LOWEST_EXPONENT, Counts, UpdateCounts
 from fp16sim.events import Origin, Rounded, Updated
+from fp16sim.kernels.tally import cpu
+from fp16sim.kernels.tally.cpu import BLOCK
 from fp16sim.xray import what_if
+
+EXECUTORS = [cpu]
+if importlib.util.find_spec("numba"):
+    from fp16sim.kernels.tally import compiled
+
+    EXECUTORS.append(compiled)
 
 ORIGIN = Origin("", "multiply", "activation")
 
 
 def counted(before, after, fmt, sources=()):
-    counts = Counts()
-    counts.add(Rounded(before, after, fmt, ORIGIN, sources))
-    return counts
+    """By every executor, which must agree."""
+    found = []
+    for module in EXECUTORS:
+        counts = Counts()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fp16sim.counts, "_executor", lambda x, module=module: module)
+            counts.add(Rounded(before, after, fmt, ORIGIN, sources))
+        found.append(counts)
+    for counts in found[1:]:
+        assert (counts.exponents == found[0].exponents).all()
+        assert (counts.powers == found[0].powers).all()
+        ours, theirs = counts.to_dict(), found[0].to_dict()
+        assert ours.pop("ulps") == pytest.approx(theirs.pop("ulps"), rel=1e-5)
+        assert ours == theirs
+    return found[-1]
 
 
 def rounded(values, fmt, **switches):

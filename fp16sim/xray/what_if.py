@@ -45,9 +45,15 @@ def exponent_of(scale: float) -> int:
 
 def shifted(histogram: Array, octaves: int) -> Array:
     """The histogram of values times 2^octaves; what leaves its range goes to its ends."""
-    moved = np.zeros_like(histogram)
-    occupied = np.flatnonzero(histogram)
-    np.add.at(moved, np.clip(occupied + octaves, 0, len(moved) - 1), histogram[occupied])
+    moved, size = np.zeros_like(histogram), len(histogram)
+    if octaves >= 0:
+        split = max(size - octaves, 0)
+        moved[size - split :] = histogram[:split]
+        moved[-1] += histogram[split:].sum()
+    else:
+        split = min(-octaves, size)
+        moved[: size - split] = histogram[split:]
+        moved[0] += histogram[:split].sum()
     return moved
 
 
