@@ -199,7 +199,8 @@ def magnitudes(values, scale=1.0):
     scaled = np.float32(values) * np.float32(scale)
     sizes = what_if.Magnitudes(Counts())
     finite = scaled[np.isfinite(scaled)]
-    sizes.add(counted(scaled, scaled, fs.FP32), float(abs(finite).max(initial=0)), scale)
+    largest = float(abs(finite).max(initial=0)) / scale
+    sizes.add(what_if.Magnitudes(counted(scaled, scaled, fs.FP32), largest), scale)
     return sizes
 
 

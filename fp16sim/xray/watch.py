@@ -48,8 +48,6 @@ class XRay:
     def __init__(self, model: Module | None = None) -> None:
         if not isinstance(model, Module | None):
             raise TypeError(f"model must be a Module or None, got {model!r}")
-        #: what became of stored values
-        self.counts: dict[Key, Counts] = {}
         #: what became of updates, by parameter path
         self.updates: dict[str, UpdateCounts] = {}
         #: all steps; the last one may not be finished
@@ -58,7 +56,9 @@ class XRay:
         self.lines: dict[Key, str] = {}
         #: rows and columns of the weights that low products multiply by
         self.products: dict[Key, tuple[int, int]] = {}
-        self._sizes: dict[Key, Magnitudes] = {}
+        # By key and loss scale; what is asked for is summed when it is asked for.
+        self._seen: dict[tuple[Key, float], Magnitudes] = {}
+        self._counts: dict[Key, Counts] | None = None
         self._names: dict[int, str] = {}
         self._known: list[Module] = []  # kept, so that their ids stay theirs
         self._clock: object = None  # the optimiser whose steps are counted
@@ -105,38 +105,43 @@ class XRay:
     def _round(self, event: events.Rounded) -> None:
         scope, op, role, line = event.origin
         key = Key(scope, op, role, event.fmt)
-        counts, largest = Counts(), _largest(event.before)
-        counts.add(event)
-        if key not in self.counts:
-            self.counts[key], self._sizes[key] = Counts(), Magnitudes(Counts())
+        scale = self._scale if role.endswith("gradient") else 1.0
+        if key not in self.lines:
             self.lines[key] = line
             if op in PRODUCTS and role == "activation" and event.fmt.bits <= 16:
                 weight = event.sources[1].shape
                 self.products[key] = weight[0], math.prod(weight[1:])
-        self.counts[key].merge(counts)
-        scale = self._scale if role.endswith("gradient") else 1.0
-        self._sizes[key].add(counts, largest, scale)
+        sizes = self._seen.get((key, scale))
+        if sizes is None:
+            sizes = self._seen[key, scale] = Magnitudes(Counts())
+        counts, self._counts = sizes.counts, None
+        before = [getattr(counts, name) for name in TALLIED]
+        counts.add(event)
+        largest = _largest(event.before)
+        sizes.largest = max(sizes.largest, largest / scale)
         tally = self._step.counts.setdefault(key, [0] * len(TALLIED))
+        added = dict.fromkeys(TALLIED, 0)
         for place, name in enumerate(TALLIED):
-            tally[place] += getattr(counts, name)
-        if counts.overflowed or counts.created:
-            self._born(key, counts, largest, event)
+            added[name] = getattr(counts, name) - before[place]
+            tally[place] += added[name]
+        if added["overflowed"] or added["created"]:
+            self._born(key, added, largest, event)
         if op.startswith("clip_grad"):
             self._step.log.append(("clip", scale))
 
-    def _born(self, key: Key, counts: Counts, largest: float, event: events.Rounded) -> None:
+    def _born(self, key: Key, added: dict[str, int], largest: float, event: events.Rounded) -> None:
         if len(self._step.births) >= BIRTHS_PER_STEP:
             return
-        kind, count = "overflow", counts.overflowed
-        if counts.created:
+        kind, count = "overflow", added["overflowed"]
+        if added["created"]:
             before = event.before
-            kind, count = "NaN" if bool((before != before).any()) else "infinity", counts.created
+            kind, count = "NaN" if bool((before != before).any()) else "infinity", added["created"]
         birth = Birth(
             self._step.index,
             key,
             kind,
             count,
-            counts.total,
+            added["total"],
             largest,
             event.origin.line,
             self._step.scale,
@@ -157,6 +162,15 @@ class XRay:
         finished.log.append(("rescale", event.after))
 
     # --- telling -------------------------------------------------------------------------------
+
+    @property
+    def counts(self) -> dict[Key, Counts]:
+        """What became of stored values."""
+        if self._counts is None:
+            self._counts = {}
+            for (key, _), sizes in self._seen.items():
+                self._counts.setdefault(key, Counts()).merge(sizes.counts)
+        return self._counts
 
     @property
     def births(self) -> list[Birth]:
@@ -209,11 +223,10 @@ class XRay:
         self, *, scope: str = "", role: str | None = "gradient", fmt: FormatLike | None = None
     ) -> Magnitudes:
         """Sizes of the values that ``select`` would sum, gradients without their loss scale."""
-        total = Magnitudes(Counts())
-        for key in self._keys(scope, role, fmt):
-            one = self._sizes[key]
-            total.counts.merge(one.counts)
-            total.largest = max(total.largest, one.largest)
+        total, keys = Magnitudes(Counts()), set(self._keys(scope, role, fmt))
+        for (key, scale), sizes in self._seen.items():
+            if key in keys:
+                total.add(sizes, scale)
         return total
 
     def what_if(

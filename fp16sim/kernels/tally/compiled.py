@@ -22,6 +22,7 @@ from fp16sim.kernels.words import (
     or_,
     shl,
     shr,
+    smaller,
     sub,
     where,
     word_of,
@@ -103,6 +104,7 @@ def _kernel(carrier: Carrier) -> Any:
         limits: Any,
     ) -> None:
         smallest, limit = limits
+        inside = smaller(limit, sub(infinity, one))
         for start in range(0, x.size, block):
             stop = min(start + block, x.size)
             even = start + (stop - start) // 4 * 4
@@ -121,7 +123,7 @@ def _kernel(carrier: Carrier) -> Any:
                 small = add(
                     small, where(less(now, smallest), where(less(zero, now), one, zero), zero)
                 )
-                large = add(large, where(less(limit, larger(was, now)), one, zero))
+                large = add(large, where(less(inside, larger(was, now)), one, zero))
             numbers[0] += np.int64(is_zero) - np.int64(was_zero)
             numbers[1] += np.int64(small)
             if large == zero:

@@ -93,7 +93,7 @@ def _errors(before: Array, after: Array, fmt: Format) -> Array:
     """|after - before| in ulps: in spacings of the format at ``after``; all finite."""
     xp, carrier = namespace_of(after), carrier_for(after.dtype)
     spacing = (after.view(carrier.words) & carrier.exponent_mask).view(after.dtype)  # 2^e, or 0
-    xp.maximum(spacing, fmt.smallest_normal, out=spacing)
+    xp.maximum(spacing, max(fmt.smallest_normal, carrier.fmt.smallest_normal), out=spacing)
     errors: Array = after - before
     xp.abs(errors, out=errors)
     errors /= spacing
