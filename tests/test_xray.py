@@ -376,9 +376,10 @@ class TestWhatIf:
             train(other, 3, scale=1.0, bad=[(step, 2.0**-16) for step in range(3)])
         a, b = xray.what_if("fp16", of="fp16"), plain.select(role="gradient", fmt="fp16")
         assert a.total == b.total
-        assert a.flushed == pytest.approx(b.flushed, rel=0.1, abs=3)
-        assert a.subnormal == pytest.approx(b.subnormal, rel=0.1, abs=5)
-        assert b.subnormal > 10
+        # What is lost upstream arrives as a zero in the actual run.
+        assert a.zero + a.flushed == pytest.approx(b.zero + b.flushed, rel=0.1)
+        assert a.subnormal == pytest.approx(b.subnormal, rel=0.1)
+        assert min(b.flushed, b.subnormal) > 10
 
     def test_activations_have_no_scale(self):
         xray = self.gradients("fp32", 1.0)
