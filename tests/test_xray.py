@@ -377,7 +377,7 @@ class TestWhatIf:
         a, b = xray.what_if("fp16", of="fp16"), plain.select(role="gradient", fmt="fp16")
         assert a.total == b.total
         # What is lost upstream arrives as a zero in the actual run.
-        assert a.zero + a.flushed == pytest.approx(b.zero + b.flushed, rel=0.1)
+        assert a.zero + a.flushed == pytest.approx(b.zero + b.flushed, rel=0.2)
         assert a.subnormal == pytest.approx(b.subnormal, rel=0.1)
         assert min(b.flushed, b.subnormal) > 10
 
