@@ -21,15 +21,15 @@ def broken() -> str:
             logits = model(fs.Tensor(digits.train_images[batch]))
             loss = F.cross_entropy(logits, digits.train_labels[batch], reduction="sum")
         scaler.scale(loss).backward()
-        stepped = scaler.step(optimizer)
+        status = scaler.step(optimizer)
         schedule.step()
         scaler.update()
-        updates += bool(stepped)
+        updates += status.stepped
     return f"the schedule is at {schedule.count}, after {updates} updates"
 
 
 def mended() -> str:
-    """Only if it did: step() says so."""
+    """Only if it did: the status says so."""
     digits, model = fs.data.digits(), perceptron(64, 32, 16)
     optimizer = fs.optim.Adam(model.parameters(), lr=1e-2)
     schedule = fs.optim.Schedule(optimizer, fs.optim.schedules.linear_warmup(10))
@@ -40,11 +40,11 @@ def mended() -> str:
             logits = model(fs.Tensor(digits.train_images[batch]))
             loss = F.cross_entropy(logits, digits.train_labels[batch], reduction="sum")
         scaler.scale(loss).backward()
-        stepped = scaler.step(optimizer)
-        if stepped:
+        status = scaler.step(optimizer)
+        if status.stepped:
             schedule.step()
         scaler.update()
-        updates += bool(stepped)
+        updates += status.stepped
     return f"the schedule is at {schedule.count}, after {updates} updates"
 
 

@@ -55,6 +55,6 @@ CASE = Case(
     broken=broken,
     mended=mended,
     finding="underflow",
-    place="",
+    place="encoder.0.linear.sigmoid",
     asked=("chainer#6199", "Open-Rig3R#35", "apex#595", "gpt-neox#477", "Fast-LLM#525"),
 )

@@ -62,7 +62,7 @@ def underflow(xray: XRay) -> Finding | None:
         "underflow",
         f"gradients are too small for {worst.fmt}, and are rounded to zero",
         f"{share:.0%} of the {worst.role}s other than zero in {worst.place}",
-        f"scale the loss: by {hint.scale:g}, {hint.flushed:.1%} of all gradients would be lost "
+        f"scale the loss: by {hint.scale:.10g}, {hint.flushed:.1%} of all gradients would be lost "
         f"instead of {hint.flushed_without:.1%} without a scale",
         worst.place,
         _first_flush(xray, worst),
