@@ -1,6 +1,7 @@
 """Instruments that explain what events counted."""
 
-from fp16sim.xray.diagnose import Finding, diagnose
+from fp16sim.xray.diagnose import diagnose
+from fp16sim.xray.finding import Finding
 from fp16sim.xray.record import Birth, Key, Step
 from fp16sim.xray.watch import XRay, watch
 

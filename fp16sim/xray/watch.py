@@ -61,7 +61,7 @@ class XRay:
         self._counts: dict[Key, Counts] | None = None
         self._names: dict[int, str] = {}
         self._known: list[Module] = []  # kept, so that their ids stay theirs
-        self._clock: object = None  # the optimiser whose steps are counted
+        self._stepped: list[object] = []  # the optimisers that have ended the step before
         self._scale = 1.0  # of gradients at this moment
         if model is not None:
             self._learn(model)
@@ -88,12 +88,12 @@ class XRay:
                 self._step.log.append(("unscale", event.scale))
                 self._scale = 1.0
             case events.Stepped():
-                self._stepped(event)
+                self._end_step(event)
             case events.Rescaled():
                 self._rescaled(event)
             case events.Scheduled():
-                finished = self.steps[-2] if len(self.steps) > 1 else self._step
-                finished.log.append(("schedule", math.nan))
+                if not self._stepped or event.optimizer is self._stepped[0]:
+                    self._finished.log.append(("schedule", math.nan))
             case events.Entered(module):
                 if isinstance(module, Module) and all(module is not one for one in self._known):
                     self._learn(module)
@@ -148,18 +148,29 @@ class XRay:
         )
         self._step.births.append(birth)
 
-    def _stepped(self, event: events.Stepped) -> None:
+    def _end_step(self, event: events.Stepped) -> None:
         self._scale = 1.0
-        if self._clock is None:
-            self._clock = event.optimizer
-        if event.optimizer is self._clock:
-            self._step.taken = event.taken
-            self.steps.append(Step(self._step.index + 1))
+        others = all(event.optimizer is not one for one in self._stepped)
+        if self._stepped and others and not self._step.went_back:
+            # It moves by the same backward pass as the one before.
+            self._finished.absorb(self._step)
+            self._finished.taken = self._finished.taken and event.taken
+            self._stepped.append(event.optimizer)
+            self.steps[-1] = Step(self._step.index)
+            return
+        self._step.taken, self._step.optimizer = event.taken, event.optimizer
+        self._stepped = [event.optimizer]
+        self.steps.append(Step(self._step.index + 1))
 
     def _rescaled(self, event: events.Rescaled) -> None:
-        finished = self.steps[-2] if len(self.steps) > 1 else self._step
-        finished.next_scale = event.after
-        finished.log.append(("rescale", event.after))
+        step = self._step if self._step.went_back else self._finished  # an update before the step
+        step.next_scale = event.after
+        step.log.append(("rescale", event.after))
+
+    @property
+    def _finished(self) -> Step:
+        """The last step that an optimiser has ended, or the first one."""
+        return self.steps[-2] if len(self.steps) > 1 else self._step
 
     # --- telling -------------------------------------------------------------------------------
 
@@ -327,8 +338,8 @@ def watch(model: Module | None = None) -> Iterator[XRay]:
         xray.select(scope="encoder", role="activation gradient").share("flushed")
         print(xray.report())
 
-    A step ends when the optimiser moves the weights, or when a scaler keeps it from that; of
-    several optimisers the first to step gives the beat.
+    A step ends when an optimiser moves the weights, or when a scaler keeps it from that; several
+    optimisers that move by the same backward pass end it together.
     """
     xray = XRay(model)
     with events.observe(xray):
