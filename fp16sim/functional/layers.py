@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from numpy.typing import ArrayLike
 
 from fp16sim.arguments import integer, real
-from fp16sim.autograd.ops import fused, norms
+from fp16sim.autograd.ops import fused, norms, scaled
 from fp16sim.autograd.primitive import check_devices
 from fp16sim.autograd.tensor import Tensor
 from fp16sim.backend import Array, namespace_of
@@ -22,6 +22,7 @@ from fp16sim.functional.checks import (
     tensor,
     with_axes,
 )
+from fp16sim.precision import recipe_for
 from fp16sim.rounding import store
 
 
@@ -29,6 +30,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b, accumulated in the carrier and rounded once.
 
     input: (..., in). weight: (out, in). bias: (out,) or None. Returns (..., out).
+    In an ``autocast`` region with a recipe the operands are quantized to 8 bits; see ``recipes``.
     """
     x, w = tensor(input, "input"), with_axes(weight, "weight", 2, "(out, in)")
     if x.ndim < 1 or x.shape[-1] != w.shape[1]:
@@ -36,6 +38,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     given = optional(bias=bias)
     if given and given[0].shape != w.shape[:1]:
         raise ValueError(f"bias has shape {given[0].shape}; allowed is {w.shape[:1]}")
+    recipe = recipe_for("scaled_linear", [part.fmt for part in (x, w, *given)])
+    if recipe is not None:
+        return scaled.scaled_linear(x, w, *given, recipe=recipe)
     return fused.linear(x, w, *given)
 
 

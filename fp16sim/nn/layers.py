@@ -208,6 +208,10 @@ class BatchNorm2d(Module):
         return F.batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
 
 
+#: what keeps its parameters in fp32 where others are in half precision
+NORMS = (LayerNorm, RMSNorm, GroupNorm, BatchNorm2d)
+
+
 class Embedding(Module):
     """Rows of a table by their numbers. weight (num_embeddings, embedding_dim) starts normal."""
 

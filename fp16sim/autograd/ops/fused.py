@@ -17,7 +17,7 @@ from fp16sim.rounding import store
 @primitive(multiplies=True)
 def linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
     """x Wᵀ + b for x (..., in), W (out, in) and, if given, b (out,); b is added in the carrier."""
-    y = multiply(_rows(x), weight.T)  # one product, however many axes
+    y = multiply(as_rows(x), weight.T)  # one product, however many axes
     for b in bias:
         y += b
     return y.reshape(*x.shape[:-1], len(weight)), (x, weight, bool(bias), multiply)
@@ -25,14 +25,14 @@ def linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
 
 @linear.backward
 def _(g: Array, x: Array, weight: Array, has_bias: bool, multiply: Any) -> Any:
-    rows = _rows(g)
+    rows = as_rows(g)
     of_input = lambda: multiply(rows, weight).reshape(x.shape)
-    of_weight = lambda: multiply(rows.T, _rows(x))
+    of_weight = lambda: multiply(rows.T, as_rows(x))
     of_bias = lambda: rows.sum(axis=0)
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 
-def _rows(x: Array) -> Array:
+def as_rows(x: Array) -> Array:
     """(..., width) as (rows, width)."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
