@@ -43,6 +43,7 @@ AUTOCAST_CLASSES: Mapping[str, str] = MappingProxyType(
         "matmul": "low",
         "linear": "low",
         "scaled_linear": "low",
+        "unit_linear": "low",  # PyTorch has none; two products and multiplications there
         "conv2d": "low",
         "conv_transpose2d": "low",
         "scaled_dot_product_attention": "low",

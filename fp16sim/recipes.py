@@ -71,7 +71,7 @@ class Recipe(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a ``state_dict()``. Raises ValueError, and changes nothing, if it is bad."""
+        """Continue from a ``state_dict()``; ValueError, and nothing changes, if it is no such."""
         if not isinstance(state, Mapping) or state:
             raise ValueError(f"state={state!r} is not allowed; {type(self).__name__} has none")
 
@@ -139,8 +139,8 @@ class DelayedScaling(_PerTensor):
     scales are used and nothing is recorded. One infinite amax keeps "max" from moving the scale as
     long as it is in the history; that is Transformer Engine's rule, too.
 
-    margin: how many powers of two are left above amax, -16 to 16. amax_history_len: how many steps are
-        looked back, this one included. amax_compute_algo: "max" or "most_recent".
+    margin: how many powers of two are left above amax, -16 to 16. amax_history_len: how many steps
+        are looked back, this one included. amax_compute_algo: "max" or "most_recent".
     Raises TypeError or ValueError for other values.
     """
 
@@ -185,7 +185,7 @@ class DelayedScaling(_PerTensor):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a ``state_dict()``. Raises ValueError, and changes nothing, if it is bad."""
+        """Continue from a ``state_dict()``; ValueError, and nothing changes, if it is no such."""
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a mapping, got {type(state).__name__}")
         self._tensors = {key: self._loaded(key, saved) for key, saved in state.items()}
@@ -234,4 +234,4 @@ def _scale_for(amax: np.float32, fmt: Format, margin: int, otherwise: np.float32
         return otherwise
     with np.errstate(all="ignore"):
         scale = np.float32(fmt.max) / amax / np.float32(2.0**margin)
-    return np.minimum(scale, np.float32(FP32.max))
+    return np.float32(min(float(scale), FP32.max))

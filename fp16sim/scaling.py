@@ -192,7 +192,8 @@ class GradScaler:
         stage = self._stages.get(id(optimizer), _Stage.READY)
         if stage is _Stage.STEPPED:
             raise RuntimeError("step() was already called on this optimizer since update()")
-        left_scaled = stage is _Stage.READY and optimizer.master_weights
+        in_fp16 = any(p.gradient is not None and p.fmt == FP16 for p in optimizer.params)
+        left_scaled = stage is _Stage.READY and optimizer.master_weights and in_fp16
         if left_scaled:
             self._check_scaled(optimizer)
         elif stage is _Stage.READY:

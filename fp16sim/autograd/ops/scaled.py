@@ -38,13 +38,14 @@ def scaled_linear(x: Array, weight: Array, *bias: Array, recipe: Recipe) -> Any:
 def _(
     g: Array, x: Quantized, weight: Quantized, shape: tuple[int, ...], has_bias: bool, quantize: Any
 ) -> Any:
-    rows, kept = as_rows(g), []
+    rows = as_rows(g)
+    kept: list[tuple[Quantized, Quantized]] = []
 
     def gradient() -> tuple[Quantized, Quantized]:
         """Quantized when it is first wanted, once: along its columns (out), along its rows."""
         if not kept:
             kept.append(quantize(rows, "activation gradient"))
-        return kept[0]  # type: ignore[no-any-return]
+        return kept[0]
 
     of_input = lambda: _product(gradient()[0], _turned(weight)).reshape(shape)
     of_weight = lambda: _product(_turned(gradient()[1]), _turned(x))
