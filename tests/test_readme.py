@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import fp16sim as fs
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -18,7 +20,7 @@ def test_code_blocks_run_in_order_and_give_what_they_promise(capsys):
                 value = eval(code, names)
                 expected = re.match(r"-?[\d.]+|\[.*?\]|\(.*?\)", promise.strip())[0]
                 value = list(value) if expected.startswith("[") else value
-                assert value == eval(expected, {"inf": float("inf")}), line
+                assert value == eval(expected, {"inf": float("inf"), "fs": fs}), line
     assert "flushed" in capsys.readouterr().out
 
 
