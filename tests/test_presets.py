@@ -114,6 +114,34 @@ def test_a_whole_model_in_fp16_is_a_straight_line_program(batch):
     np.testing.assert_array_equal(bias.grad.data, half(g.astype(np.float64).sum(axis=0)))
 
 
+def test_a_recomputed_part_of_a_whole_model(batch):
+    """Gradients are those of the plain call; the part's output is not cast again."""
+
+    class Model(fs.nn.Module):
+        def __init__(self, run):
+            self.first, self.second = (fs.nn.Linear(4, 4, rng=seed) for seed in (0, 1))
+            self.run, self.seen = run, []
+
+        def forward(self, x):
+            return self.run(self.part, self.first(x))
+
+        def part(self, x):
+            y = self.second(x)
+            self.seen.append(y.fmt)
+            return y + y
+
+    gradients = []
+    for run in (lambda f, x: f(x), fs.nn.checkpoint):
+        model = Model(run)
+        with jmp("p=f32,c=f16,o=bf16").region():
+            y = model(fs.Tensor(batch[0]))
+        y.backward(np.full(y.shape, np.float32(0.3)))
+        gradients.append([p.grad.data.tolist() for p in model.parameters()])
+        assert set(model.seen) == {fs.FP16}
+    assert gradients[0] == gradients[1]
+    assert len(model.seen) == 2
+
+
 def test_outside_of_models_a_whole_region_changes_nothing():
     x = fs.Tensor(np.ones((2, 2), np.float32))
     with fs.presets.O3.region():

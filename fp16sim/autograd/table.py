@@ -13,7 +13,8 @@ class Row(NamedTuple):
     """A primitive in words."""
 
     name: str
-    #: "low", "wide", "inputs" (the widest of its inputs), or "first" (the first input's format)
+    #: "low", "wide", "wide unless given" (fmt= says otherwise), "inputs" (the widest of its inputs),
+    #: or "first" (the first input's format)
     autocast: str
     #: what is rounded, and how often
     precision: str
