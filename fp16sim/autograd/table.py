@@ -13,8 +13,8 @@ class Row(NamedTuple):
     """A primitive in words."""
 
     name: str
-    #: "low", "wide", "wide unless given" (fmt= says otherwise), "inputs" (the widest of its inputs),
-    #: or "first" (the first input's format)
+    #: a class of ``precision.CLASSES``, "inputs" (the widest of its inputs), or "first" (the
+    #: format of the first)
     autocast: str
     #: what is rounded, and how often
     precision: str
