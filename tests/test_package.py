@@ -17,6 +17,7 @@ def test_public_names():
     engine += " StaticScaler NoScaler"
     sums = "Accumulator matmul dot sum mean tensorcore"
     modules = "testing functional nn optim scaling training data models metrics checkpoint"
+    modules += " presets recipes"
     assert set(fs.__all__) == set(f"{formats} {blocks} {engine} {sums} {modules}".split())
     assert all(hasattr(fs, name) for name in fs.__all__)
 
