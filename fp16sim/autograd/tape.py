@@ -86,6 +86,17 @@ class Node:
         return self.rule is None
 
 
+def nodes(root: Node) -> list[Node]:
+    """All that ``backward`` would visit from here, in its order: the youngest first."""
+    found, waiting = {id(root): root}, [root]
+    while waiting:
+        for parent in waiting.pop().parents:
+            if parent.requires_grad and id(parent) not in found:
+                found[id(parent)] = parent
+                waiting.append(parent)
+    return sorted(found.values(), key=lambda node: -node._order)
+
+
 def _freed_rule(*_: Any) -> tuple[LazyGradient, ...]:
     raise RuntimeError("backward() through the same graph twice: its residuals are freed already")
 
