@@ -13,7 +13,8 @@ def test_public_names():
     formats = "FP64 FP32 TF32 FP16 BF16 E4M3 E5M2 E3M2 E2M3 E2M1 E8M0 Format round_to encode decode"
     blocks = "MXFP8_E4M3 MXFP8_E5M2 MXFP6_E3M2 MXFP6_E2M3 MXFP4 NVFP4 BlockFormat round_blocks"
     blocks += " encode_blocks decode_blocks"
-    engine = "arith status_flags Tensor no_grad check_gradients autocast GradScaler watch primitive memory_report"
+    engine = "arith status_flags Tensor no_grad check_gradients autocast GradScaler watch primitive"
+    engine += " memory_report"
     sums = "Accumulator matmul dot sum mean tensorcore"
     modules = "testing functional nn optim training data models metrics checkpoint"
     assert set(fs.__all__) == set(f"{formats} {blocks} {engine} {sums} {modules}".split())

@@ -38,7 +38,8 @@ def memory(
     batch that fits into a budget. For fp32, autocast to fp16 and bf16, apex's O2 and O3, and fp8.
     """
     import fp16sim as fs
-    from fp16sim.xray.memory import POLICIES, memory_table
+    from fp16sim.xray import memory_table
+    from fp16sim.xray.memory import POLICIES
 
     try:
         task = fs.models.task(name, "tiny" if fast else size)
