@@ -1,6 +1,5 @@
 """The memory account of a model on the GPU, and what CuPy's pool gives out for it."""
 
-import cupy
 import numpy as np
 import pytest
 
@@ -10,6 +9,8 @@ from fp16sim.xray.memory import POLICIES
 
 
 def test_peak_memory():
+    import cupy
+
     with peak_memory("cuda") as peak:
         first = cupy.zeros(10**6, np.float32)
         del first
@@ -20,6 +21,8 @@ def test_peak_memory():
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_account_is_that_of_the_host(policy):
+    import cupy
+
     host = fs.models.task("autoencoder", "tiny")
     (images,) = host.batch(0)
     expected = fs.memory_report(host.model, (images,), policy)
