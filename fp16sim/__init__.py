@@ -18,6 +18,8 @@ from fp16sim import (
     models,
     nn,
     optim,
+    presets,
+    recipes,
     tensorcore,
     training,
 )
@@ -102,7 +104,9 @@ __all__ = [
     "nn",
     "no_grad",
     "optim",
+    "presets",
     "primitive",
+    "recipes",
     "round_blocks",
     "round_to",
     "status_flags",

@@ -179,6 +179,9 @@ class GradScaler:
     def step(self, optimizer: Optimizer) -> bool:
         """Unscale if that is still to do, and step unless a gradient was not finite.
 
+        Gradients of an optimiser with ``master_weights`` may be in fp16: they stay scaled, and the
+        optimiser divides them as it reads them, in fp32.
+
         Returns whether the optimiser stepped. Raises RuntimeError if called twice since the last
         ``update``, or if no parameter has a gradient.
         """
@@ -189,14 +192,32 @@ class GradScaler:
         stage = self._stages.get(id(optimizer), _Stage.READY)
         if stage is _Stage.STEPPED:
             raise RuntimeError("step() was already called on this optimizer since update()")
-        if stage is _Stage.READY:
+        in_fp16 = any(p.gradient is not None and p.fmt == FP16 for p in optimizer.params)
+        left_scaled = stage is _Stage.READY and optimizer.master_weights and in_fp16
+        if left_scaled:
+            self._check_scaled(optimizer)
+        elif stage is _Stage.READY:
             self.unscale_(optimizer)
         if id(optimizer) not in self._finite:
             raise RuntimeError("step() found no gradients: call scale(loss).backward() before it")
         self._stages[id(optimizer)] = _Stage.STEPPED
         if self._finite[id(optimizer)]:
-            optimizer.step()
+            optimizer.grad_factor = 1.0 / self._state.scale if left_scaled else 1.0
+            try:
+                optimizer.step()
+            finally:
+                optimizer.grad_factor = 1.0
         return self._finite[id(optimizer)]
+
+    def _check_scaled(self, optimizer: Optimizer) -> None:
+        """For master copies: note whether gradients are finite, and leave them as they are.
+
+        The optimiser divides them by the scale as it reads them, in fp32: what apex's O2 and
+        PyTorch's fused optimisers do.
+        """
+        gradients = [p.gradient for p in optimizer.params if p.gradient is not None]
+        if gradients:
+            self._finite[id(optimizer)] = _all_finite(gradients)
 
     def update(self, new_scale: float | None = None) -> None:
         """Move the scale by what happened since the last call, or set it to ``new_scale``.

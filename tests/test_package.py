@@ -16,7 +16,8 @@ def test_public_names():
     engine = "arith status_flags Tensor no_grad check_gradients autocast GradScaler watch primitive"
     engine += " memory_report"
     sums = "Accumulator matmul dot sum mean tensorcore"
-    modules = "testing functional nn optim training data models metrics checkpoint"
+    modules = "testing functional nn optim training data models metrics checkpoint presets"
+    modules += " recipes"
     assert set(fs.__all__) == set(f"{formats} {blocks} {engine} {sums} {modules}".split())
     assert all(hasattr(fs, name) for name in fs.__all__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fp16sim.autograd.ops import matmul, pool, shape  # noqa: F401 - all register themselves
+from fp16sim.autograd.ops import matmul, pool, scaled, shape  # noqa: F401 - all register themselves
 from fp16sim.autograd.primitive import PRIMITIVES, Primitive
 from fp16sim.precision import AUTOCAST_CLASSES
 

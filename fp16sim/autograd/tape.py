@@ -97,6 +97,11 @@ def nodes(root: Node) -> list[Node]:
     return sorted(found.values(), key=lambda node: -node._order)
 
 
+def _keeps_nothing(node: Node) -> bool:
+    """A cast of a leaf, say: nothing to free, and autocast may have put it into two graphs."""
+    return not node.residuals and all(parent.is_leaf for parent in node.parents)
+
+
 def _freed_rule(*_: Any) -> tuple[LazyGradient, ...]:
     raise RuntimeError("backward() through the same graph twice: its residuals are freed already")
 
@@ -131,7 +136,7 @@ def backward(root: Node, seed: Array, retain: bool = False) -> None:
                     heapq.heappush(waiting, (-parent._order, parent))
                 else:
                     gradients[id(parent)] = _add(gradients[id(parent)], incoming, parent)
-            if not retain:
+            if not retain and not _keeps_nothing(node):
                 node.rule, node.residuals, node.parents = _freed_rule, (), ()
 
 

@@ -9,7 +9,7 @@ from fp16sim import events
 from fp16sim.autograd import Tensor, no_grad, tape
 from fp16sim.backend import Array, namespace_of
 from fp16sim.nn.module import Module, _paths
-from fp16sim.precision import regions
+from fp16sim.precision import kept_casts, regions
 
 
 def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -45,7 +45,8 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         after = [random.bit_generator.state for random in generators]
         leaves = [Tensor(x, requires_grad=x.requires_grad) for x in inputs]
         token, recording = regions.set(precision), tape._recording.set(True)
-        running = _paths.set(paths)
+        # Casts of its own: those of the forward pass are gone, or belong to another one by now.
+        running, casts = _paths.set(paths), kept_casts.set({})
         try:
             for random, state in zip(generators, before, strict=True):
                 random.bit_generator.state = state
@@ -55,6 +56,7 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
             regions.reset(token)
             tape._recording.reset(recording)
             _paths.reset(running)
+            kept_casts.reset(casts)
             for random, state in zip(generators, after, strict=True):
                 random.bit_generator.state = state
         if once_more.requires_grad:

@@ -68,6 +68,28 @@ class Optimizer:
     ) -> None:
         self.params = _checked_params(params)
         self.lr = real("lr", lr, at_least=0)
+        self.state: list[dict[str, Any]] = [{} for _ in self.params]
+        self.store_in(
+            master_weights=master_weights, state_fmt=state_fmt, rounding=rounding, rng=rng
+        )
+        #: what gradients are multiplied by when a step reads them: 1 / loss scale, if a scaler has
+        #: left them scaled, since in half precision they would not survive being unscaled
+        self.grad_factor = 1.0
+
+    def store_in(
+        self,
+        *,
+        master_weights: bool = False,
+        state_fmt: FormatLike | None = None,
+        rounding: str = "ties_to_even",
+        rng: RandomLike = None,
+    ) -> None:
+        """Change how weights and moments are stored: the arguments, as those of the class.
+
+        Raises RuntimeError after the first step: what is stored by then stays as it is.
+        """
+        if any(self.state):
+            raise RuntimeError("store_in() must come before the first step()")
         if not isinstance(master_weights, bool | np.bool_):
             raise TypeError(f"master_weights must be True or False, got {master_weights!r}")
         self.master_weights = bool(master_weights)
@@ -76,7 +98,6 @@ class Optimizer:
             raise ValueError(f"state_fmt={self.state_fmt} is not allowed; moments need a sign")
         self.rounding = one_of("rounding", rounding, ("ties_to_even", "stochastic"))
         self.rng = self._checked_rng(rng)
-        self.state: list[dict[str, Any]] = [{} for _ in self.params]
 
     def _checked_rng(self, rng: RandomLike) -> np.random.Generator | None:
         if self.rounding != "stochastic":
@@ -111,7 +132,9 @@ class Optimizer:
         with np.errstate(all="ignore"):
             for p, state in zip(self.params, self.state, strict=True):
                 if p.gradient is not None:
-                    self._move(p, state, p.gradient)
+                    factor = p.gradient.dtype.type(self.grad_factor)
+                    gradient = p.gradient if factor == 1 else p.gradient * factor
+                    self._move(p, state, gradient)
         events.announce(events.Stepped(self, taken=True))
 
     def state_dict(self) -> dict[str, Any]:
