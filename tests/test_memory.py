@@ -373,13 +373,23 @@ class TestRegions:
         assert own.policy == "autocast"
         assert (own.held, own.moments) == (named.held, named.moments)
 
+    def test_presets_are_policies(self):
+        for name in ("O2", "O3", "amp", "amp_bf16"):
+            preset = getattr(fs.presets, name)
+            assert MemoryPolicy.of(preset).name == name
+            own = fs.memory_report(MLP(), batch_of(6), preset)
+            assert own == fs.memory_report(MLP(), batch_of(6), name)
+        keras = fs.memory_report(MLP(), batch_of(6), fs.presets.keras_mixed_float16)
+        assert (keras.weights, keras.casts) == (26 * 4, 20 * 2)
+
     def test_a_region_around_does_not_count(self):
         with fs.autocast("fp16"):
             inside = fs.memory_report(MLP(), batch_of(6))
         assert inside == fs.memory_report(MLP(), batch_of(6))
 
     def test_a_policy_of_ones_own(self):
-        policy = MemoryPolicy("fp8 weights", weights=fs.E4M3, norms=fs.E4M3, masters=True)
+        formats = dict.fromkeys(("parameters", "norms", "compute"), fs.E4M3)
+        policy = fs.presets.Preset("fp8 weights", **formats, master_weights=True)
         report = fs.memory_report(MLP(), batch_of(6), policy)
         assert (report.weights, report.masters, report.gradients) == (26, 104, 26)
         assert report.by_format["e4m3"] == 18 + 24

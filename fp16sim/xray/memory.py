@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from fp16sim import events, nn, optim
+from fp16sim import events, nn, optim, presets
 from fp16sim.arguments import one_of
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array, carrier_of, device_of, peak_memory
-from fp16sim.formats import BF16, E4M3, FP16, FP32, Format
+from fp16sim.formats import BF16, E4M3, FP32, Format
+from fp16sim.nn.layers import NORMS
 from fp16sim.optim import Optimizer
 from fp16sim.precision import autocast
+from fp16sim.presets import Preset
 from fp16sim.training import train_step
 from fp16sim.xray.budget import MemoryReport
 from fp16sim.xray.holdings import Account, account, native_bytes
@@ -23,16 +25,12 @@ from fp16sim.xray.holdings import Account, account, native_bytes
 
 @dataclass(frozen=True)
 class MemoryPolicy:
-    """In which formats a model is kept and trained.
-
-    With weights below fp32 and no region, float inputs of the model are cast to the weights'
-    format, and its output to fp32, as apex does for O2 and O3.
-    """
+    """In which formats a model is kept and trained: a ``presets.Preset``, as far as bytes go."""
 
     name: str
-    #: of all parameters but those of batch norms
+    #: of all parameters but those of norm layers
     weights: Format = FP32
-    #: of the parameters of batch norms
+    #: of the parameters of norm layers
     norms: Format = FP32
     #: what the forward pass runs in; None: in the formats of weights and inputs
     region: autocast | None = None
@@ -42,20 +40,24 @@ class MemoryPolicy:
     #: This is counted and not computed: the values are those of the region.
     operands: Format | None = None
 
+    @classmethod
+    def of(cls, preset: Preset) -> MemoryPolicy:
+        """What a preset says."""
+        formats = preset.parameters, preset.norms
+        return cls(preset.name, *formats, preset.region(), preset.master_weights)
 
-#: by name: fp32; PyTorch's autocast to fp16 (apex's O1) and to bf16; apex's O2 (fp16 weights, fp32
-#: batch norms, fp32 masters) and O3 (all fp16); bf16 with fp8 operands, as Transformer Engine's
+
+#: by name: PyTorch's fp32 and its autocast to fp16 (apex's O1) and to bf16; apex's O2 (fp16
+#: weights, fp32 norms, fp32 masters) and O3 (all fp16); bf16 with fp8 operands, as Transformer
+#: Engine keeps them
 POLICIES: Mapping[str, MemoryPolicy] = MappingProxyType(
     {
-        policy.name: policy
-        for policy in (
-            MemoryPolicy("fp32"),
-            MemoryPolicy("amp", region=autocast(FP16)),
-            MemoryPolicy("O2", weights=FP16, masters=True),
-            MemoryPolicy("O3", weights=FP16, norms=FP16),
-            MemoryPolicy("amp_bf16", region=autocast(BF16)),
-            MemoryPolicy("fp8", region=autocast(BF16), operands=E4M3),
-        )
+        "fp32": MemoryPolicy("fp32"),
+        "amp": MemoryPolicy.of(presets.amp),
+        "O2": MemoryPolicy.of(presets.O2),
+        "O3": MemoryPolicy.of(presets.O3),
+        "amp_bf16": MemoryPolicy.of(presets.amp_bf16),
+        "fp8": MemoryPolicy("fp8", region=autocast(BF16), operands=E4M3),
     }
 )
 
@@ -70,7 +72,7 @@ OPTIMIZERS: Mapping[str, Callable[[Iterable[Tensor]], Optimizer]] = MappingProxy
     }
 )
 
-PolicyLike: TypeAlias = MemoryPolicy | autocast | str
+PolicyLike: TypeAlias = MemoryPolicy | Preset | autocast | str
 #: from a model and a batch's arrays to a loss of one value
 Loss: TypeAlias = Callable[..., Tensor]
 
@@ -93,7 +95,8 @@ def memory_report(
 
     model: of the zoo, or any Module with a ``loss``. batch: arrays whose first axis counts samples,
         two or more; on the model's device. The batch itself counts where backward reads it.
-    policy: one of ``POLICIES``, a ``MemoryPolicy``, or an ``autocast`` region over fp32 weights.
+    policy: one of ``POLICIES``, a preset, a ``MemoryPolicy``, or an ``autocast`` region over fp32
+        weights.
     loss: from the model and the batch's arrays to a loss of one value; None: ``model.loss``.
     optimizer: one of ``OPTIMIZERS``, or an optimiser of this model's parameters, whose class and
         settings count; whether it keeps masters is the policy's to say, unless it rounds
@@ -160,22 +163,9 @@ def _twins(
     mover.master_weights = policy.masters and mover.rounding != "stochastic"
     twin.to(policy.weights)
     for _, module in twin.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, NORMS):
             module.to(policy.norms)
-    if policy.region is None and policy.weights != FP32:
-        _cast_ends(twin, policy.weights)
     return twin, mover
-
-
-def _cast_ends(model: nn.Module, fmt: Format) -> None:
-    """Let a model take inputs in a format, and give fp32, whatever it is called with."""
-    forward = model.forward
-
-    def cast_forward(*inputs: Any) -> Any:
-        output = forward(*(x.to(fmt) if isinstance(x, Tensor) else x for x in inputs))
-        return output.to(FP32) if isinstance(output, Tensor) else output
-
-    vars(model)["forward"] = cast_forward
 
 
 def _account(model: nn.Module, policy: MemoryPolicy, loss: Loss, batch: Sequence[Array]) -> Account:
@@ -217,12 +207,14 @@ def _measured(
 def _policy_of(policy: object) -> MemoryPolicy:
     if isinstance(policy, MemoryPolicy):
         return policy
+    if isinstance(policy, Preset):
+        return MemoryPolicy.of(policy)
     if isinstance(policy, autocast):
         return MemoryPolicy("autocast", region=policy)
     if not isinstance(policy, str):
         raise TypeError(
-            f"policy must be a MemoryPolicy, an autocast or one of {', '.join(POLICIES)}; "
-            f"got {policy!r}"
+            "policy must be a MemoryPolicy, a Preset, an autocast or one of "
+            f"{', '.join(POLICIES)}; got {policy!r}"
         )
     return POLICIES[one_of("policy", policy, POLICIES)]
 
