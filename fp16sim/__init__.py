@@ -56,7 +56,7 @@ from fp16sim.precision import autocast
 from fp16sim.rounding import decode, encode, round_to
 from fp16sim.scaling import GradScaler, NoScaler, StaticScaler
 from fp16sim.status import status_flags
-from fp16sim.xray import watch
+from fp16sim.xray import memory_report, watch
 
 __version__ = "0.1.0"
 
@@ -101,6 +101,7 @@ __all__ = [
     "functional",
     "matmul",
     "mean",
+    "memory_report",
     "metrics",
     "models",
     "nn",

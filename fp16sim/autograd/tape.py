@@ -86,6 +86,17 @@ class Node:
         return self.rule is None
 
 
+def nodes(root: Node) -> list[Node]:
+    """All that ``backward`` would visit from here, in its order: the youngest first."""
+    found, waiting = {id(root): root}, [root]
+    while waiting:
+        for parent in waiting.pop().parents:
+            if parent.requires_grad and id(parent) not in found:
+                found[id(parent)] = parent
+                waiting.append(parent)
+    return sorted(found.values(), key=lambda node: -node._order)
+
+
 def _keeps_nothing(node: Node) -> bool:
     """A cast of a leaf, say: nothing to free, and autocast may have put it into two graphs."""
     return not node.residuals and all(parent.is_leaf for parent in node.parents)

@@ -7,6 +7,7 @@ import click
 from fp16sim.cli.accumulate import accumulate
 from fp16sim.cli.clinic import clinic
 from fp16sim.cli.doctor import doctor
+from fp16sim.cli.memory import memory
 from fp16sim.cli.numbers import explain
 from fp16sim.cli.presets import presets
 from fp16sim.cli.primitives import primitives
@@ -20,5 +21,5 @@ def main() -> None:
     """See what half precision does to a neural network."""
 
 
-for command in (rescue, explain, accumulate, train, doctor, clinic, primitives, presets):
+for command in (rescue, explain, accumulate, train, memory, doctor, clinic, primitives, presets):
     main.add_command(command)

@@ -162,16 +162,25 @@ class Optimizer:
         """
         self.lr = real("lr", self.lr, at_least=0)
 
-    def _keeps_master(self, p: Tensor) -> bool:
-        return self.master_weights and FP32.contains(p.fmt) and not p.fmt.contains(FP32)
+    def state_formats(self, fmt: Format) -> dict[str, Format]:
+        """The arrays that a parameter in ``fmt`` has once it was moved, each of its shape.
 
-    def _moment_format(self, p: Tensor) -> Format:
+        From names, as in ``state``, to formats: moments, and "master" where a copy is kept.
+        """
+        moment = self._moment_format(fmt)
+        formats = {name: moment for name in self._used_names() if name != "step"}
+        return formats | ({"master": FP32} if self._keeps_master(fmt) else {})
+
+    def _keeps_master(self, fmt: Format) -> bool:
+        return self.master_weights and FP32.contains(fmt) and not fmt.contains(FP32)
+
+    def _moment_format(self, fmt: Format) -> Format:
         if self.state_fmt is not None:
             return self.state_fmt
-        return FP32 if p.data.dtype == np.float32 else FP64
+        return FP32 if carrier_of(fmt) == np.float32 else FP64
 
     def _move(self, p: Tensor, state: dict[str, Any], gradient: Array) -> None:
-        keeps_master = self._keeps_master(p)
+        keeps_master = self._keeps_master(p.fmt)
         if keeps_master and "master" not in state:
             state["master"] = p.data.astype(carrier_of(FP32))
         weight = state["master"] if keeps_master else p.data
@@ -192,7 +201,7 @@ class Optimizer:
         It goes block by block, so that what is computed on the way stays in the cache.
         """
         xp = namespace_of(weight)
-        fmt = self._moment_format(p)
+        fmt = self._moment_format(p.fmt)
         dtype = np.result_type(weight.dtype, carrier_of(fmt))
         fresh = self._begin(state, xp.zeros, weight.shape, carrier_of(fmt))
         moved: Array = xp.empty(weight.shape, np.float64 if self.rng is not None else dtype)
