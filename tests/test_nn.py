@@ -646,7 +646,8 @@ class Watched:
         self.kept = []
 
     def __call__(self, event):
-        self.kept.append(weakref.ref(event.after))
+        if isinstance(event, fs.events.Rounded):
+            self.kept.append(weakref.ref(event.after))
 
     def alive(self):
         gc.collect()

@@ -6,6 +6,7 @@ import pytest
 
 from fp16sim import plots
 from fp16sim.counts import Counts
+from fp16sim.events import Origin, Rounded
 from fp16sim.experiments import rescue as experiment
 from fp16sim.formats import FP16
 from fp16sim.rounding import round_to
@@ -52,7 +53,7 @@ def test_the_users_matplotlib_settings_are_left_alone(result, tmp_path):
 def test_histogram_bars_are_the_counts_and_fates():
     x = np.float32([0, 0, 2.0**-30, 1.5 * 2.0**-25, 2.0**-24, 2.0**-14, 1, 2.0**20])
     counts = Counts()
-    counts.add(x, round_to(x, "fp16"), FP16)
+    counts.add(Rounded(x, round_to(x, "fp16"), FP16, Origin("", "", "value")))
     with plots.style():
         axes = plots.new_figure(4, 3).add_subplot()
         plots.exponent_histogram(axes, counts)
@@ -79,7 +80,7 @@ def test_histogram_bars_are_the_counts_and_fates():
 def test_fate_bars_fill_the_whole_width():
     counts = Counts()
     x = np.float32([0, 1e-9, 1e-7, 1, 1e9])
-    counts.add(x, round_to(x, "fp16"), FP16)
+    counts.add(Rounded(x, round_to(x, "fp16"), FP16, Origin("", "", "value")))
     with plots.style():
         axes = plots.new_figure(4, 3).add_subplot()
         plots.fate_bars(axes, [("row", counts)])
