@@ -3,8 +3,8 @@
 Micikevicius et al., "Mixed Precision Training" (ICLR 2018), section 3.1 and figure 2a. An update u
 to a weight w is swamped, that is lost in rounding w - u, if it is below half the spacing of numbers
 at w: in fp16, of precision 11, if |w/u| is above 2^11 to 2^12, depending on where in its binade w
-lies; in bf16, of precision 8, above 2^8 to 2^9. Adam makes updates of about the learning rate, whatever the
-gradient, so a small learning rate is enough to stop a network from learning.
+lies; in bf16, of precision 8, above 2^8 to 2^9. Adam makes updates of about the learning rate,
+whatever the gradient, so a small learning rate is enough to stop a network from learning.
 
 Two cures: an fp32 master copy of the weights, which the paper has, or to round weights
 stochastically, so that an update of a tenth of the spacing moves the weight one time in ten (Gupta
@@ -27,7 +27,6 @@ import numpy as np
 from fp16sim import data, events, metrics
 from fp16sim.arguments import integer
 from fp16sim.autograd import Tensor, no_grad
-from fp16sim.backend import Array
 from fp16sim.counts import UpdateCounts
 from fp16sim.experiments.spread import checked_seeds, spread
 from fp16sim.formats import BF16, FP16, FP32, Format
