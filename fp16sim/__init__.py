@@ -18,6 +18,7 @@ from fp16sim import (
     models,
     nn,
     optim,
+    scaling,
     tensorcore,
     training,
 )
@@ -51,7 +52,7 @@ from fp16sim.formats import (
 )
 from fp16sim.precision import autocast
 from fp16sim.rounding import decode, encode, round_to
-from fp16sim.scaling import GradScaler
+from fp16sim.scaling import GradScaler, NoScaler, StaticScaler
 from fp16sim.status import status_flags
 from fp16sim.xray import watch
 
@@ -82,6 +83,8 @@ __all__ = [
     "BlockFormat",
     "Format",
     "GradScaler",
+    "NoScaler",
+    "StaticScaler",
     "Tensor",
     "arith",
     "autocast",
@@ -104,6 +107,7 @@ __all__ = [
     "primitive",
     "round_blocks",
     "round_to",
+    "scaling",
     "status_flags",
     "sum",
     "tensorcore",

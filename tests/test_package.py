@@ -14,8 +14,9 @@ def test_public_names():
     blocks = "MXFP8_E4M3 MXFP8_E5M2 MXFP6_E3M2 MXFP6_E2M3 MXFP4 NVFP4 BlockFormat round_blocks"
     blocks += " encode_blocks decode_blocks"
     engine = "arith status_flags Tensor no_grad check_gradients autocast GradScaler watch primitive"
+    engine += " StaticScaler NoScaler"
     sums = "Accumulator matmul dot sum mean tensorcore"
-    modules = "testing functional nn optim training data models metrics checkpoint"
+    modules = "testing functional nn optim scaling training data models metrics checkpoint"
     assert set(fs.__all__) == set(f"{formats} {blocks} {engine} {sums} {modules}".split())
     assert all(hasattr(fs, name) for name in fs.__all__)
 

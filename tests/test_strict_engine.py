@@ -448,7 +448,8 @@ class TestTraining:
                 assert len(asked) == (model is models[0])
                 stepped.append(scaler.step(optimizer))
                 scaler.update()
-            assert stepped == [True, True, False, True]
+            assert [bool(status) for status in stepped] == [True, True, False, True]
+            assert sum(stepped[2].nonfinite.values()) == 1
             scales.append(scaler.get_scale())
         assert scales == [2.0**10] * 2
         same_models(*models)

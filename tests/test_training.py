@@ -112,7 +112,23 @@ def the_handler_is_restored():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def hysteresis_run():
+    """The second step bears the last overflow but one; the scale has limits."""
+    scaler = fs.GradScaler(2.0**24, growth_interval=3, hysteresis=3, max_scale=2.0**24)
+    return fs.models.task("cnn", "tiny", seed=3).run(precision=fs.autocast("fp16"), scaler=scaler)
+
+
 class TestContinuedRuns:
+    def test_overflows_that_the_scaler_bore_are_not_forgotten(self, path):
+        whole, run, again = hysteresis_run(), hysteresis_run(), hysteresis_run()
+        whole.train(6)
+        assert [step.scale for step in whole.history[:4]] == [2.0**24] * 3 + [2.0**23]
+        run.train(2, path=path)
+        assert run.scaler.state_dict()["borne"] == 2
+        again.load(path)
+        again.train(6)
+        assert again.history == whole.history
+
     @pytest.mark.parametrize("make", RUNS.values(), ids=RUNS)
     def test_are_the_uninterrupted_ones_bit_for_bit(self, make, path, tmp_path):
         whole = make()

@@ -1,10 +1,8 @@
-"""The engine, the optimisers and the scaler against PyTorch on the CPU."""
+"""The engine and the optimisers against PyTorch on the CPU."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import fp16sim as fs
 
@@ -268,45 +266,6 @@ def test_optimisers_follow_torch(ours, torchs, rng):
         mine.step()
         theirs.step()
     np.testing.assert_allclose(w.data, v.detach().numpy(), rtol=2e-5, atol=1e-6)
-
-
-settings_of_scalers = st.fixed_dictionaries(
-    {
-        "init_scale": st.sampled_from([1.0, 2.0**16, 2.0**-140, 2.0**126, 3.0]),
-        "growth_factor": st.sampled_from([2.0, 4.0, 1.5]),
-        "backoff_factor": st.sampled_from([0.5, 0.25, 0.7]),
-        "growth_interval": st.integers(1, 5),
-    }
-)
-
-
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(settings_of_scalers, st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30))
-def test_scaler_traces_equal_torchs(choice, pattern):
-    """Two optimisers that share a scaler; each step one, both or none of them meet an infinity."""
-    (w1, v1), (w2, v2) = (copies(np.random.default_rng(i), 2) for i in (0, 1))
-    mine = [fs.optim.SGD([w], lr=0.5) for w in (w1, w2)]
-    theirs = [torch.optim.SGD([v], lr=0.5) for v in (v1, v2)]
-    ours, torchs = fs.GradScaler(**choice), torch.amp.GradScaler("cpu", **choice)
-    torchs.scale(torch.tensor(1.0))  # creates its state
-    for step in pattern:
-        for w, v, finite, a, b in zip((w1, w2), (v1, v2), step, mine, theirs, strict=True):
-            gradient = np.float32([1.0, 0.5 if finite else np.inf])
-            w.grad, v.grad = fs.Tensor(gradient), torch.tensor(gradient)
-            before = v.detach().clone()
-            stepped = ours.step(a)
-            torchs.step(b)
-            assert stepped is finite
-            assert stepped or torch.equal(before, v.detach())
-            if np.isfinite(v.detach().numpy()).all():
-                np.testing.assert_array_equal(w.data, v.detach().numpy())
-        ours.update()
-        torchs.update()
-        assert ours.get_scale() == torchs.get_scale()
-        state = torchs.state_dict()
-        assert ours.state_dict() == state
-        if ours.get_scale() == 0:
-            break
 
 
 def test_the_rescue_network_trains_as_in_torch(digits):
