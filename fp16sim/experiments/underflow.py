@@ -205,7 +205,6 @@ def run_variant(name: str, seed: int, steps: int) -> Run:
             history.append(task.train_step(step, precision=precision, scaler=scaler))
     with precision:
         dice = task.evaluate()
-    gradients = {"role": "activation gradient", "fmt": variant.compute}
     return Run(
         seed=seed,
         mean_dice=dice["mean Dice"],
@@ -213,7 +212,7 @@ def run_variant(name: str, seed: int, steps: int) -> Run:
         losses=[step.loss for step in history],
         steps_skipped=sum(step.skipped for step in history),
         final_scale=scaler.get_scale(),
-        gradients=xray.select(**gradients),
+        gradients=xray.select(role="activation gradient", fmt=variant.compute),
         predicted=_predicted(xray) if variant.compute == WATCHED_FP32 else None,
     )
 
