@@ -131,11 +131,16 @@ class Underflow:
             "steps": self.steps,
             **SETTINGS,
             "pixels": PIXELS,
-            "predicted_scales": [2.0**e for e in PREDICTED],
+            "predicted_scales": self.predicted_scales,
             "scales": {name: variant.scale for name, variant in VARIANTS.items()},
             "enough": self.enough,
             "runs": {name: [run.to_dict() for run in runs] for name, runs in self.runs.items()},
         }
+
+    @property
+    def predicted_scales(self) -> list[float]:
+        """The scales for which ``predicted_flushed`` knows an answer."""
+        return [2.0**e for e in PREDICTED]
 
     def predicted_flushed(self, scale: float) -> float:
         """The share that fp32's gradients would lose under one of the scales 2^PREDICTED.

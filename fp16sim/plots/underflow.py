@@ -22,8 +22,15 @@ from fp16sim.plots.parts import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike, NDArray
 
     from fp16sim.experiments.underflow import Run, Underflow
+
+# Percent: what is less is drawn here.
+_FLOOR = 1e-4
+
+# The largest scale that is drawn.
+_MOST = 2.0**18
 
 
 def underflow_figure(result: Underflow) -> Figure:
@@ -53,27 +60,40 @@ def _static(result: Underflow) -> list[tuple[float, list[Run]]]:
 
 
 def _draw_zeros(axes: Axes, result: Underflow) -> None:
-    record = result.to_dict()
-    scales = record["predicted_scales"]
-    predicted = [100 * result.predicted_flushed(scale) for scale in scales]
-    axes.plot(scales, predicted, color=BLACK, lw=1.8, label="flushed, predicted from fp32's run")
+    scales = [scale for scale in result.predicted_scales if scale <= _MOST]
+    predicted = [result.predicted_flushed(scale) for scale in scales]
+    axes.plot(scales, _percent(predicted), color=BLACK, lw=1.8, label="predicted from fp32's run")
     for position, (scale, runs) in enumerate(_static(result)):
-        flushed = 100 * np.array([run.gradients.share("flushed") for run in runs])
-        zero = 100 * np.array([run.gradients.share("zero") for run in runs])
-        where = np.full(len(runs), scale)
-        for values, color, marker, label in (
-            (flushed + zero, ORANGE, "^", "zero after rounding, fp16"),
-            (flushed, VERMILION, "o", "of these flushed by that rounding"),
+        flushed = np.array([run.gradients.share("flushed") for run in runs])
+        zero = flushed + [run.gradients.share("zero") for run in runs]
+        for values, color, marker, fill, label in (
+            (zero, ORANGE, "^", "none", "fp16: zero after rounding"),
+            (flushed, VERMILION, "o", VERMILION, "fp16: of these not zero before it"),
         ):
             axes.plot(
-                where, values, marker, color=color, mfc="none" if marker == "^" else color,
-                ms=6 if marker == "^" else 4, label=label if position == 0 else None,
-            )  # fmt: skip
+                np.full(len(runs), scale),
+                _percent(values),
+                marker,
+                color=color,
+                mfc=fill,
+                ms=7 if marker == "^" else 3.5,
+                label=label if position == 0 else None,
+            )
     axes.set_title("Gradients that become zero, by loss scale")
     axes.set_ylabel("share of values, %")
-    axes.set_ylim(-2, 102)
+    axes.set_yscale("log")
+    axes.set_ylim(_FLOOR / 2, 200)
+    axes.set_yticks(
+        [_FLOOR, 1e-3, 1e-2, 0.1, 1, 10, 100], ["0", "0.001", "0.01", "0.1", "1", "10", "100"]
+    )
+    axes.minorticks_off()
     _scale_axis(axes)
     axes.legend(loc="upper right")
+
+
+def _percent(shares: ArrayLike) -> NDArray[np.float64]:
+    """In percent, and what is too little to be drawn at the place of zero."""
+    return np.clip(100 * np.asarray(shares), _FLOOR, None)
 
 
 def _draw_dice(axes: Axes, result: Underflow) -> None:
@@ -114,12 +134,13 @@ def _draw_dice(axes: Axes, result: Underflow) -> None:
 
 
 def _scale_axis(axes: Axes) -> None:
-    exponents = range(-16, 25, 8)
+    exponents = range(-16, 17, 4)
     axes.set_xscale("log", base=2)
     axes.set_xticks(
         [2.0**e for e in exponents], ["1" if not e else f"$2^{{{e}}}$" for e in exponents]
     )
     axes.minorticks_off()
+    axes.set_xlim(2.0**-14, 2.0**18)
     axes.set_xlabel(
         "loss scale (2$^{-k}$: as if the loss were a mean over 2$^{k}$ times the pixels)"
     )
