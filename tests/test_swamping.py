@@ -102,11 +102,13 @@ def test_the_explanation_quotes_the_numbers():
         for name, values in numbers.items()
     }
     runs["bf16"][1e-4] = made(0.12, 0.97)
+    runs["fp16"][3e-5] = made(0.65, 0.6)
     text = experiment.explain(experiment.Swamping([0, 60], runs))
-    assert "learning rate of 0.0001, 50% of" in text
-    assert "97% bf16" in text
-    assert "0.700 and 0.120 (fp32: 0.800)" in text
-    assert "0.800 and 0.810" in text
+    assert "60% of the updates of fp16 weights at a learning rate of 3e-05" in text
+    assert "97% of the updates of bf16 weights at a learning rate of 0.0001" in text
+    assert "(accuracy 0.120, fp32's 0.800)" in text
+    assert "0.000 away" in text
+    assert "in none more than 0.010" in text
     assert text.count(". ") == 1  # two sentences
 
 

@@ -125,10 +125,10 @@ def fake(result, dice):
 @pytest.mark.parametrize(
     ("dice", "enough", "words"),
     [
-        ({"fp16_-12": 0.2, "fp16_-10": 0.87}, 2.0**-8, "from 2^-8 on and not at 2^-10"),
+        ({"fp16_-12": 0.2, "fp16_-10": 0.87}, 2.0**-8, "times 2^-8 or more and not times 2^-10"),
         ({"fp16_0": 0.879, "fp16_-12": 0.9}, 2.0**3, "so it needs scaling"),
         ({"fp16_15": 0.5}, None, "No scale"),
-        ({}, 2.0**-12, "under every scale from 2^-12"),
+        ({}, 2.0**-12, "nothing smaller was tried"),
         ({"fp32": 0.4}, 2.0**-12, "Train longer"),
     ],
 )

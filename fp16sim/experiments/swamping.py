@@ -202,22 +202,32 @@ def _storage(variant: Variant, seed: int) -> dict[str, Any]:
 def explain(result: Swamping) -> str:
     """Two sentences on what happened, from the runs' numbers: medians over the seeds."""
 
-    def gap(rate: float) -> float:
-        return result.median("fp32", rate, "accuracy") - result.median("bf16", rate, "accuracy")
+    def worst(name: str) -> str:
+        """What a format's weights lost, at the learning rate where accuracy suffers most."""
+        rate = max(
+            LEARNING_RATES,
+            key=lambda r: result.median("fp32", r, "accuracy") - result.median(name, r, "accuracy"),
+        )
+        return (
+            f"{result.median(name, rate, 'swamped'):.0%} of the updates of "
+            f"{VARIANTS[name].label} at a learning rate of {rate:g} (accuracy "
+            f"{result.median(name, rate, 'accuracy'):.3f}, fp32's "
+            f"{result.median('fp32', rate, 'accuracy'):.3f})"
+        )
 
-    rate = max(LEARNING_RATES, key=gap)
-
-    def accuracy(name: str) -> str:
-        return f"{result.median(name, rate, 'accuracy'):.3f}"
-
-    def lost(name: str) -> str:
-        return f"{result.median(name, rate, 'swamped'):.0%}"
+    def furthest(kind: str) -> str:
+        """How far from fp32's accuracy a cure leaves a format, in any run."""
+        gaps = [
+            abs(run.accuracy - fp32.accuracy)
+            for name in (f"fp16_{kind}", f"bf16_{kind}")
+            for rate, runs in result.runs[name].items()
+            for run, fp32 in zip(runs, result.runs["fp32"][rate], strict=True)
+        ]
+        return f"{max(gaps):.3f}"
 
     return (
-        f"With a learning rate of {rate:g}, {lost('fp16')} of the updates that were not zero left "
-        f"fp16 weights as they were, and {lost('bf16')} bf16 weights, and after "
-        f"{result.epochs[-1]} epochs the test accuracy was {accuracy('fp16')} and "
-        f"{accuracy('bf16')} (fp32: {accuracy('fp32')}). With fp32 master weights it was "
-        f"{accuracy('fp16_master')} and {accuracy('bf16_master')}, and without them but with "
-        f"stochastic rounding {accuracy('fp16_stochastic')} and {accuracy('bf16_stochastic')}."
+        f"Without master weights, rounding swamped {worst('fp16')}, and {worst('bf16')}. With "
+        f"fp32 master weights the accuracy after {result.epochs[-1]} epochs was in no run more "
+        f"than {furthest('master')} away from fp32's, and with stochastic rounding in none more "
+        f"than {furthest('stochastic')}."
     )

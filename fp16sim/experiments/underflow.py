@@ -244,29 +244,29 @@ def explain(result: Underflow) -> str:
         )
     plain = median("fp16_0", lambda run: run.gradients.share("flushed"))
     foretold = result.predicted_flushed(1.0)
-    enough = result.enough
     first = (
         f"At this size, a loss that is a mean over {PIXELS} pixels, fp16 without loss scaling "
         f"flushes {plain:.1%} of all activation gradients to zero ({foretold:.1%} were predicted "
         f"from fp32's), and the lesions' Dice ends at {lesion['fp16_0']:.3f} (fp32: "
-        f"{lesion['fp32']:.3f}; medians over the seeds)"
+        f"{lesion['fp32']:.3f}; medians over the seeds). "
     )
+    return first + _verdict(result.enough, lesion)
+
+
+def _verdict(enough: float | None, lesion: dict[str, float]) -> str:
+    """A sentence on the scale that is enough, and the largest that is not."""
     if enough is None:
-        return first + ". No scale makes it train as fp32 does in every seed."
+        return "No scale makes it train as fp32 does in every seed."
+    text = f"It trains as fp32 does with the loss times 2^{np.log2(enough):.0f} or more"
     failing = [e for e in EXPONENTS if 2.0**e < enough]
     if not failing:
-        return first + f". It trains as fp32 does under every scale from 2^{EXPONENTS[0]} on."
+        return text + ", and nothing smaller was tried."
     last = failing[-1]
-    needed = int(np.log2(enough))
-    pixels = "that many" if not needed else f"up to 2^{-needed} times as many"
-    second = (
-        f"It trains as fp32 does from 2^{needed} on and not at 2^{last}, where the lesions' Dice "
-        f"is {lesion[f'fp16_{last}']:.3f}, so "
+    text += f" and not times 2^{last} (lesions: {lesion[f'fp16_{last}']:.3f}), "
+    if enough > 1:
+        return text + "so it needs scaling."
+    return text + (
+        f"so it needs no scaling yet, but 2^{-last} times as many pixels, which make gradients as "
+        f"small as that, would need it; the zoo's U-Net for a GPU has {GPU_PIXELS // PIXELS} times "
+        "as many."
     )
-    if needed <= 0:
-        second += f"without scaling a mean over {pixels} pixels is safe and one over 2^{-last} "
-        second += f"times as many is not (the zoo's size for a GPU has {GPU_PIXELS // PIXELS} times"
-        second += " as many)."
-    else:
-        second += "it needs scaling."
-    return f"{first}. {second}"
