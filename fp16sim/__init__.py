@@ -18,6 +18,8 @@ from fp16sim import (
     models,
     nn,
     optim,
+    presets,
+    recipes,
     scaling,
     tensorcore,
     training,
@@ -54,7 +56,7 @@ from fp16sim.precision import autocast
 from fp16sim.rounding import decode, encode, round_to
 from fp16sim.scaling import GradScaler, NoScaler, StaticScaler
 from fp16sim.status import status_flags
-from fp16sim.xray import watch
+from fp16sim.xray import memory_report, watch
 
 __version__ = "0.1.0"
 
@@ -99,12 +101,15 @@ __all__ = [
     "functional",
     "matmul",
     "mean",
+    "memory_report",
     "metrics",
     "models",
     "nn",
     "no_grad",
     "optim",
+    "presets",
     "primitive",
+    "recipes",
     "round_blocks",
     "round_to",
     "scaling",

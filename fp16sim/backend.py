@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -90,6 +92,53 @@ def _cupy() -> ModuleType:
         raise RuntimeError("device='cuda' needs an NVIDIA GPU; CUDA finds none here")
     found: ModuleType = cupy
     return found
+
+
+@contextmanager
+def peak_memory(device: str) -> Iterator[Callable[[], int]]:
+    """What is yielded tells, after the block, the most bytes that were allocated in it at a time.
+
+    device: one of ``DEVICES``; "cpu": all of Python's and NumPy's allocations, as ``tracemalloc``
+    sees them, which makes everything slower, and whose own peak starts anew; "cuda": those from
+    CuPy's memory pool, by this thread. What was allocated before the block does not count.
+    """
+    counted = _traced() if one_of("device", device, DEVICES) == "cpu" else _pooled()
+    with counted as peak:
+        yield peak
+
+
+@contextmanager
+def _traced() -> Iterator[Callable[[], int]]:
+    already, peak = tracemalloc.is_tracing(), 0
+    if not already:
+        tracemalloc.start()
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    try:
+        yield lambda: peak
+    finally:
+        peak = tracemalloc.get_traced_memory()[1] - before
+        if not already:
+            tracemalloc.stop()
+
+
+@contextmanager
+def _pooled() -> Iterator[Callable[[], int]]:
+    base: Any = _cupy().cuda.MemoryHook
+
+    class Hook(base):  # type: ignore[misc]  # CuPy has no types
+        name = "fp16sim"
+        live = peak = 0
+
+        def malloc_postprocess(self, *, mem_size: int, **_: Any) -> None:
+            self.live += mem_size
+            self.peak = max(self.peak, self.live)
+
+        def free_postprocess(self, *, mem_size: int, **_: Any) -> None:
+            self.live -= mem_size
+
+    with Hook() as hook:
+        yield lambda: int(hook.peak)
 
 
 def carrier_of(fmt: Format) -> np.dtype[Any]:

@@ -33,7 +33,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fp16sim.arguments import integer, real
-from fp16sim.backend import Array, RandomLike
+from fp16sim.backend import Array, RandomLike, namespace_of
+from fp16sim.events import Origin
 from fp16sim.formats import E2M1, E2M3, E3M2, E4M3, E5M2, E8M0, FP32, Format
 from fp16sim.rounding import decode, encode, float_array, round_to, store
 
@@ -184,6 +185,23 @@ def round_blocks(
     """
     fmt, values, axis = _arguments(x, fmt, axis)
     return _values(_quantized(values, fmt, axis, mode, rng), fmt, axis, values.dtype)
+
+
+def store_blocks(values: Array, fmt: BlockFormat, axis: int, origin: Origin) -> Array:
+    """``round_blocks`` as a step of a primitive: ``rounding.store`` for block formats.
+
+    values: float32 or float64, on the host. Observers hear of the scaled values and the elements.
+    """
+    if namespace_of(values) is not np:
+        raise TypeError(f"a CuPy array cannot be stored in {fmt} yet; move it by .to('cpu')")
+    axis %= values.ndim
+    if not values.size:
+        return values.copy()
+    with np.errstate(all="ignore"):
+        scaled, scales, tensor_scale = (_nvfp4 if fmt.scale.signed else _mx)(values, fmt, axis)
+    elements = store(scaled, fmt.element, origin, (values,), saturate=True)
+    elements[np.isnan(elements)] = 0  # whose scale is NaN
+    return _values(_Quantized(elements, scales, tensor_scale), fmt, axis, values.dtype)
 
 
 def encode_blocks(

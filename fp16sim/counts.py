@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 
 from fp16sim.arguments import one_of
-from fp16sim.backend import Array, namespace_of, to_host
+from fp16sim.backend import Array, namespace_of
 from fp16sim.events import Rounded, Updated
-from fp16sim.formats import Format
+from fp16sim.kernels import WORTH_LOADING, compiled_if_worth
+from fp16sim.kernels.tally import cpu
+from fp16sim.kernels.tally.cpu import HIGHEST_EXPONENT, LOWEST_EXPONENT, no_exponents
 
-# Exponents of all finite float64 values lie in here; a histogram has a bin for each.
-LOWEST_EXPONENT, HIGHEST_EXPONENT = -1074, 1023
-_BINS = HIGHEST_EXPONENT - LOWEST_EXPONENT + 1
-
-# Values that are counted at a time, so that what is computed on the way stays in the cache.
-BLOCK = 2**16
+__all__ = ["FATES", "HIGHEST_EXPONENT", "LOWEST_EXPONENT", "Counts", "UpdateCounts"]
 
 #: what can become of a value, in the words of ``Counts``
 FATES = (
@@ -30,10 +27,6 @@ FATES = (
     "created",
     "propagated",
 )
-
-
-def _no_exponents() -> Array:
-    return np.zeros(_BINS, np.int64)
 
 
 @dataclass
@@ -66,9 +59,9 @@ class Counts:
     #: the largest of these errors
     worst_ulps: float = 0.0
     #: how many values had floor(log2|x|) = e *before* rounding, at index e - LOWEST_EXPONENT
-    exponents: Array = field(default_factory=_no_exponents)
+    exponents: Array = field(default_factory=no_exponents)
     #: how many of these were just ±2^e
-    powers: Array = field(default_factory=_no_exponents)
+    powers: Array = field(default_factory=no_exponents)
 
     @property
     def normal(self) -> int:
@@ -100,47 +93,20 @@ class Counts:
 
     def add(self, event: Rounded) -> None:
         """Count one rounding."""
-        before, after = event.before.reshape(-1), event.after.reshape(-1)
-        width = BLOCK if namespace_of(before) is np else max(before.size, 1)
-        nans = infinities = 0
-        with np.errstate(all="ignore"):  # a limit may not fit the array's dtype
-            for start in range(0, before.size, width):
-                part = slice(start, start + width)
-                nan, infinite = self._add(before[part], after[part], event)
-                nans, infinities = nans + nan, infinities + infinite
-        if nans or infinities:
+        before = event.before.reshape(-1)
+        after = before if event.after is event.before else event.after.reshape(-1)
+        found = _executor(before).tally(before, after, event.fmt)
+        nan_given = infinity_given = False
+        if found.nan or found.infinite:
             nan_given, infinity_given = _given(event.sources)
-            self.created += (0 if nan_given else nans) + (0 if infinity_given else infinities)
-            self.propagated += (nans if nan_given else 0) + (infinities if infinity_given else 0)
-
-    def _add(self, before: Array, after: Array, event: Rounded) -> tuple[int, int]:
-        """Count a block; how many values were NaN before, and how many infinite."""
-        xp, size, fmt = namespace_of(before), int(before.size), event.fmt
-        exponents, powers = _histograms(before)
-        self.exponents += exponents
-        self.powers += powers
-        zero = size - int(xp.count_nonzero(before != 0))  # faster than count_nonzero(before)
-        left = int(xp.count_nonzero(after != 0))
-        small = int(xp.count_nonzero(xp.abs(after) < fmt.smallest_normal))
-        nonfinite = size - zero - int(exponents.sum())
-        nan = int(xp.count_nonzero(before != before)) if nonfinite else 0
-        self.total += size
-        self.zero += zero
-        self.flushed += size - left - zero
-        self.subnormal += small - (size - left)
-        exact = event.after is event.before
-        # Of the values out of range the finite ones have overflowed or were saturated.
-        if nonfinite or exponents[fmt.emax - LOWEST_EXPONENT :].any():
-            limit = fmt.max + 2.0 ** (fmt.emax - fmt.precision)
-            known, kept = xp.isfinite(before), xp.isfinite(after)
-            self.overflowed += int(xp.count_nonzero(known & ~kept))
-            self.saturated += int(xp.count_nonzero(known & kept & (xp.abs(before) > limit)))
-            before, after = before[known & kept], after[known & kept]
-        if not exact and after.size:
-            errors = _errors(before, after, fmt)
-            self.ulps += float(errors.sum(dtype=np.float64))
-            self.worst_ulps = max(self.worst_ulps, float(errors.max()))
-        return nan, nonfinite - nan
+        self.total += int(before.size)
+        self.propagated += found.nan * nan_given + found.infinite * infinity_given
+        self.created += found.nan * (not nan_given) + found.infinite * (not infinity_given)
+        for name in ("zero", "flushed", "subnormal", "saturated", "overflowed", "ulps"):
+            setattr(self, name, getattr(self, name) + getattr(found, name))
+        self.worst_ulps = max(self.worst_ulps, found.worst_ulps)
+        self.exponents += found.exponents
+        self.powers += found.powers
 
     def merge(self, other: Counts) -> None:
         """Add another's counts to this one's."""
@@ -173,56 +139,10 @@ def _given(sources: tuple[Any, ...]) -> tuple[bool, bool]:
     return nan, nan or any(bool(namespace_of(x).isinf(x).any()) for x in arrays)
 
 
-def _errors(before: Array, after: Array, fmt: Format) -> Array:
-    """|after - before| in ulps: in spacings of the format at ``after``; all finite."""
-    xp = namespace_of(after)
-    if after.dtype == np.float32:
-        powers: Array = after.view(np.uint32) & np.uint32(0xFF << 23)
-    else:
-        powers = after.view(np.uint64) & np.uint64(0x7FF << 52)
-    spacing = powers.view(after.dtype)  # 2^e, or 0
-    xp.maximum(spacing, fmt.smallest_normal, out=spacing)
-    errors: Array = after - before
-    xp.abs(errors, out=errors)
-    errors /= spacing
-    errors *= 2.0 ** (fmt.precision - 1)
-    return errors
-
-
-def _histograms(x: Array) -> tuple[Array, Array]:
-    """How many of the finite values other than zero have floor(log2|x|) = e, for every e.
-
-    And how many of them are just ±2^e.
-    """
-    if not x.size:
-        return _no_exponents(), _no_exponents()  # CuPy's bincount wants values
-    # The exponent field is code = e + bias for normal numbers, and quick to count.
-    if x.dtype == np.float32:
-        bits, bias = x.view(np.uint32), 127
-        codes: Array = (bits >> np.uint32(23)).astype(np.uint8)
-        whole = (bits << np.uint32(9)) == 0
-    else:
-        bits, bias = x.view(np.uint64), 1023
-        codes = (bits >> np.uint64(52)).astype(np.uint16) & 0x7FF
-        whole = (bits << np.uint64(12)) == 0
-    histograms = [_by_code(codes, bias), _by_code(codes[whole], bias)]
-    tiny = (codes == 0) & ~whole
-    if tiny.any():  # the carrier's own subnormals
-        significands, exponents = namespace_of(x).frexp(x[tiny])  # |x| in [2^(e-1), 2^e)
-        places = exponents.astype(np.intp) - 1 - LOWEST_EXPONENT
-        powers = places[abs(significands) == 0.5]
-        for histogram, found in zip(histograms, (places, powers), strict=True):
-            histogram += to_host(namespace_of(x).bincount(found, minlength=_BINS))
-    return histograms[0], histograms[1]
-
-
-def _by_code(codes: Array, bias: int) -> Array:
-    histogram = _no_exponents()
-    if codes.size:
-        found = to_host(namespace_of(codes).bincount(codes, minlength=2 * bias + 2))
-        first = 1 - bias - LOWEST_EXPONENT
-        histogram[first : first + 2 * bias] = found[1 : 2 * bias + 1]
-    return histogram
+def _executor(x: Array) -> Any:
+    """Whose ``tally`` counts this array: compiled where rounding is."""
+    on_host = namespace_of(x) is np
+    return (on_host and compiled_if_worth(x.size / WORTH_LOADING, ".tally")) or cpu
 
 
 @dataclass

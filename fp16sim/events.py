@@ -180,7 +180,7 @@ def calling_line() -> str:
     """The innermost line of the running program outside the engine, as "train.py:42"."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = _program(frame.f_code.co_filename)
+        name = program_of(frame.f_code.co_filename)
         if name:
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
@@ -188,8 +188,8 @@ def calling_line() -> str:
 
 
 @cache
-def _program(filename: str) -> str:
-    """The file's name, unless it belongs to the engine."""
+def program_of(filename: str) -> str:
+    """The name of a file of the running program; empty if it belongs to the engine."""
     path = Path(filename)
     inside = path.is_relative_to(_PACKAGE)
     return "" if inside and path.relative_to(_PACKAGE).parts[0] not in _PROGRAMS else path.name

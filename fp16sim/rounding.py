@@ -266,16 +266,21 @@ def _code_dtype(fmt: Format) -> np.dtype[Any]:
 
 
 def store(
-    value: Array, fmt: Format, origin: events.Origin | None, sources: tuple[Any, ...] = ()
+    value: Array,
+    fmt: Format,
+    origin: events.Origin | None,
+    sources: tuple[Any, ...] = (),
+    *,
+    saturate: bool = False,
 ) -> Array:
     """Round a freshly computed array to ``fmt``, into the dtype that carries it.
 
     The engine's door to rounding: no checks, no copy where rounding would change nothing.
     Observers hear of it, and of the ``sources`` that it was computed from, unless ``origin`` is
-    None.
+    None. saturate: as for ``round_to``.
     """
     value = namespace_of(value).asarray(value)  # 0-d arithmetic leaves scalars
-    rounded = _rounded(value, fmt)
+    rounded = _rounded(value, fmt, saturate=saturate)
     if events.observed() and origin is not None:
         events.announce(events.Rounded(value, rounded, fmt, origin, sources))
     return rounded.astype(carrier_of(fmt), copy=False)

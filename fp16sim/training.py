@@ -25,6 +25,7 @@ from fp16sim.backend import Array, to_host
 from fp16sim.nn import Module
 from fp16sim.optim import Optimizer, Schedule
 from fp16sim.precision import autocast
+from fp16sim.recipes import Recipe
 from fp16sim.scaling import GradScaler
 
 
@@ -187,6 +188,10 @@ class Run:
             self.schedule.step()
         self.history.append(step)
 
+    @property
+    def _recipe(self) -> Recipe | None:
+        return None if self.precision is None else self.precision.recipe
+
     def save(self, path: str | Path) -> None:
         """Write everything to a file, whole or not at all; see ``checkpoint.save``."""
         model = self.model.state_dict()
@@ -198,6 +203,7 @@ class Run:
                 "formats": {name: str(value.fmt) for name, value in model.items()},
                 "optimizer": _on_host(self.optimizer.state_dict()),
                 "scaler": None if self.scaler is None else self.scaler.state_dict(),
+                "recipe": None if self._recipe is None else self._recipe.state_dict(),
                 "schedule": None if self.schedule is None else self.schedule.state_dict(),
                 "generators": {
                     name: random.bit_generator.state for name, random in self.generators.items()
@@ -219,6 +225,8 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+        if self._recipe is not None:
+            self._recipe.load_state_dict(state["recipe"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
         for name, random in self.generators.items():
@@ -271,8 +279,10 @@ def _listed(value: Any) -> Any:
 
 def _check_like(path: str | Path, state: Any, run: Run) -> list[Step]:
     """Whether a saved state is one of a run that was set up like this one; its history."""
+    if isinstance(state, dict):
+        state.setdefault("recipe", None)  # files of before there were any
     entries = {"about", "model", "formats", "optimizer", "scaler", "schedule", "generators"}
-    if not isinstance(state, dict) or set(state) != entries | {"history", "metrics"}:
+    if not isinstance(state, dict) or set(state) != entries | {"recipe", "history", "metrics"}:
         raise ValueError(f"{path} is a checkpoint, but not one of a training run")
     kinds = dict.fromkeys(("about", "model", "formats", "optimizer", "generators"), dict)
     for name, kind in (kinds | {"history": list, "metrics": list}).items():
@@ -285,8 +295,9 @@ def _check_like(path: str | Path, state: Any, run: Run) -> list[Step]:
         names = sorted(state["formats"].keys() | formats.keys())
         other = next(n for n in names if state["formats"].get(n) != formats.get(n))
         raise ValueError(f"{path} does not fit the model: {other} differs in name or format")
-    for name in ("scaler", "schedule"):
-        if (state[name] is None) != (getattr(run, name) is None):
+    for name in ("scaler", "schedule", "recipe"):
+        own = run._recipe if name == "recipe" else getattr(run, name)
+        if (state[name] is None) != (own is None):
             raise ValueError(f"{path} was saved {'without' if state[name] is None else 'with'} "
                              f"a {name}; this run differs")  # fmt: skip
     if state["generators"].keys() != run.generators.keys():

@@ -153,6 +153,38 @@ def test_train_prints_the_metric_and_refuses_other_networks():
     assert "allowed are autoencoder, mlp" in bad.stderr
 
 
+def test_memory():
+    done = fp16sim("memory", "unet", "--fast", "--json", "--measure", "--budget", 0.5)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["budget"] == 2**29
+    reports = {report["policy"]: report for report in record["reports"]}
+    assert set(reports) == {"fp32", "amp", "O2", "O3", "amp_bf16", "fp8"}
+    assert reports["O3"]["weights"] * 2 == reports["fp32"]["weights"]
+    assert reports["fp32"]["largest_batch"] < reports["O3"]["largest_batch"]
+    assert reports["amp"]["measured"] > reports["amp"]["peak"]
+    table = fp16sim("memory", "mlp", "--fast", "--budget", 1)
+    assert "largest batch in 1 GiB" in table.stdout
+    assert "weights, masters, casts" in table.stdout
+    one = fp16sim("memory", "mlp", "--fast", "--policy", "amp")
+    assert "layers.1" in one.stdout
+    assert "largest batch in 16 GiB: 5" in one.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet"], "allowed are autoencoder, mlp"),
+        (["mlp", "--policy", "O7"], "policy='O7' is not known; allowed are fp32, amp"),
+        (["mlp", "--budget", "0"], "0.0 is not in the range"),
+    ],
+)
+def test_memory_refuses(arguments, message):
+    done = fp16sim("memory", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 def test_primitives():
     done = fp16sim("primitives", "--json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}

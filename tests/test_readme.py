@@ -3,12 +3,14 @@
 import re
 from pathlib import Path
 
+import fp16sim as fs
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_code_blocks_run_in_order_and_give_what_they_promise(capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     names = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
@@ -18,7 +20,7 @@ def test_code_blocks_run_in_order_and_give_what_they_promise(capsys):
                 value = eval(code, names)
                 expected = re.match(r"-?[\d.]+|\[.*?\]|\(.*?\)", promise.strip())[0]
                 value = list(value) if expected.startswith("[") else value
-                assert value == eval(expected, {"inf": float("inf")}), line
+                assert value == eval(expected, {"inf": float("inf"), "fs": fs}), line
     assert "flushed" in capsys.readouterr().out
 
 

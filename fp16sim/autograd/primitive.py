@@ -27,7 +27,13 @@ from fp16sim import events
 from fp16sim.autograd.tape import LazyGradient, Node, Rule, recording
 from fp16sim.backend import Array, device_of, namespace_of, to_device
 from fp16sim.formats import Format
-from fp16sim.precision import format_for, multiplier_for
+from fp16sim.precision import (
+    KeptCast,
+    casts_of_weights,
+    format_for,
+    multiplier_for,
+    policy_in_force,
+)
 from fp16sim.rounding import store
 
 N = TypeVar("N", bound=Node)
@@ -68,15 +74,16 @@ class Primitive:
         self._rule = rule
         return rule
 
-    def __call__(self, *inputs: N, **options: Any) -> N:
-        """Apply to tensors in any formats; ``options`` go to the forward function as they are."""
+    def __call__(self, *inputs: N, fmt: Format | None = None, **options: Any) -> N:
+        """Apply to tensors in any formats; ``options`` go to the forward function as they are.
+
+        fmt: what to compute and store in; None: what the policy in force says.
+        """
         check_devices(f"inputs of {self.name!r}", *(node.data for node in inputs))
-        if self.mixed:
-            fmt = format_for(self.name, [inputs[0].fmt])
-            inputs = (cast(inputs[0], fmt), *inputs[1:])
-        else:
-            fmt = format_for(self.name, [node.fmt for node in inputs])
-            inputs = tuple(cast(node, fmt) for node in inputs)
+        own = inputs[:1] if self.mixed else inputs
+        if fmt is None:
+            fmt = format_for(self.name, [_format_seen(node) for node in own])
+        inputs = (*(cast_input(node, fmt) for node in own), *inputs[len(own) :])
         if self.knows_format:
             options["fmt"] = fmt
         if self.multiplies:
@@ -130,6 +137,34 @@ def cast(node: N, fmt: Format) -> N:
     widening = fmt.contains(node.fmt)
     stored = store(node.data, fmt, None if widening else origin, (node.data,))
     return _recorded((node,), stored, fmt, origin, _cast_rule, (), exact=True)
+
+
+def cast_input(node: N, fmt: Format) -> N:
+    """What a primitive sees of an input: a weight is cast once in an autocast region."""
+    if node.fmt == fmt:
+        return node
+    casts = casts_of_weights(node.fmt, fmt) if _is_weight(node) else None
+    if casts is None:
+        return cast(node, fmt)
+    kept = casts.get((id(node), fmt))
+    # Without a tape it was cast off it: no gradient would come through.
+    usable = kept is not None and (kept.result.requires_grad or not recording())
+    if kept is None or not usable or kept.values is not node.data:
+        kept = casts[id(node), fmt] = KeptCast(node, node.data, cast(node, fmt))
+    result: N = kept.result
+    return result
+
+
+def _is_weight(node: Node) -> bool:
+    return node.requires_grad and node.is_leaf
+
+
+def _format_seen(node: Node) -> Format:
+    """The format that an input counts as having: a weight the low one, if that holds for all."""
+    policy = policy_in_force()
+    if policy is not None and policy.whole and _is_weight(node):
+        return policy.low
+    return node.fmt
 
 
 def _cast_rule(gradient: Array) -> tuple[LazyGradient, ...]:

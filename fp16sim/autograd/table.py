@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fp16sim.autograd.ops import matmul, pool, shape  # noqa: F401 - all register themselves
+from fp16sim.autograd.ops import matmul, pool, scaled, shape  # noqa: F401 - all register themselves
 from fp16sim.autograd.primitive import PRIMITIVES, Primitive
 from fp16sim.precision import AUTOCAST_CLASSES
 
@@ -13,7 +13,8 @@ class Row(NamedTuple):
     """A primitive in words."""
 
     name: str
-    #: "low", "wide", "inputs" (the widest of its inputs), or "first" (the first input's format)
+    #: a class of ``precision.CLASSES``, "inputs" (the widest of its inputs), or "first" (the
+    #: format of the first)
     autocast: str
     #: what is rounded, and how often
     precision: str

@@ -86,6 +86,22 @@ class Node:
         return self.rule is None
 
 
+def nodes(root: Node) -> list[Node]:
+    """All that ``backward`` would visit from here, in its order: the youngest first."""
+    found, waiting = {id(root): root}, [root]
+    while waiting:
+        for parent in waiting.pop().parents:
+            if parent.requires_grad and id(parent) not in found:
+                found[id(parent)] = parent
+                waiting.append(parent)
+    return sorted(found.values(), key=lambda node: -node._order)
+
+
+def _keeps_nothing(node: Node) -> bool:
+    """A cast of a leaf, say: nothing to free, and autocast may have put it into two graphs."""
+    return not node.residuals and all(parent.is_leaf for parent in node.parents)
+
+
 def _freed_rule(*_: Any) -> tuple[LazyGradient, ...]:
     raise RuntimeError("backward() through the same graph twice: its residuals are freed already")
 
@@ -120,7 +136,7 @@ def backward(root: Node, seed: Array, retain: bool = False) -> None:
                     heapq.heappush(waiting, (-parent._order, parent))
                 else:
                     gradients[id(parent)] = _add(gradients[id(parent)], incoming, parent)
-            if not retain:
+            if not retain and not _keeps_nothing(node):
                 node.rule, node.residuals, node.parents = _freed_rule, (), ()
 
 

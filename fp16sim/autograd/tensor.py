@@ -15,7 +15,7 @@ from fp16sim.autograd.ops import elementwise, functions, matmul, reduce, shape
 from fp16sim.autograd.primitive import cast, check_devices, move
 from fp16sim.backend import DEVICES, Array, device_of, is_on_gpu, namespace_of, to_device, to_host
 from fp16sim.events import Origin, calling_line, observed
-from fp16sim.formats import FormatLike, format_of
+from fp16sim.formats import Format, FormatLike, format_of
 from fp16sim.rounding import float_array, store
 
 
@@ -347,9 +347,19 @@ class Tensor(tape.Node):
         """max(x, 0), each element."""
         return elementwise.relu(self)
 
-    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
-        """Sum over ``axis`` (all if None): accumulated in the carrier, rounded once."""
-        return reduce.sum(self, axis=_checked_axes(self, axis), keepdims=keepdims)
+    def sum(
+        self,
+        axis: int | tuple[int, ...] | None = None,
+        keepdims: bool = False,
+        fmt: FormatLike | None = None,
+    ) -> Tensor:
+        """Sum over ``axis`` (all if None): accumulated in the carrier, rounded once.
+
+        fmt: the format (PyTorch's dtype) that the values are cast to first, and that the result
+        has, in ``autocast`` as well; None: this tensor's, and fp32 in ``autocast``.
+        """
+        axes = _checked_axes(self, axis)
+        return reduce.sum(self, axis=axes, keepdims=keepdims, fmt=given_format(fmt))
 
     def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
         """Mean over ``axis`` (all if None): accumulated in the carrier, rounded once."""
@@ -418,6 +428,11 @@ def operand(other: Operand, like: Tensor, argument: str = "operand") -> Tensor:
     values, fmt = float_array(other, argument, gpu=True)
     has_place = isinstance(other, np.ndarray) or is_on_gpu(other)
     return Tensor(values, fmt=fmt, device=None if has_place else like.device)
+
+
+def given_format(fmt: FormatLike | None) -> Format | None:
+    """The format that a caller named, if so; see ``format_of`` for errors."""
+    return None if fmt is None else format_of(fmt)
 
 
 def _compared(x: Tensor, other: object) -> Any:

@@ -7,7 +7,9 @@ import click
 from fp16sim.cli.accumulate import accumulate
 from fp16sim.cli.clinic import clinic
 from fp16sim.cli.doctor import doctor
+from fp16sim.cli.memory import memory
 from fp16sim.cli.numbers import explain
+from fp16sim.cli.presets import presets
 from fp16sim.cli.primitives import primitives
 from fp16sim.cli.rescue import rescue
 from fp16sim.cli.swamping import swamping
@@ -28,9 +30,11 @@ COMMANDS = (
     explain,
     accumulate,
     train,
+    memory,
     doctor,
     clinic,
     primitives,
+    presets,
 )
 for command in COMMANDS:
     main.add_command(command)

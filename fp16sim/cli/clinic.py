@@ -52,6 +52,7 @@ def run(number: int, full: bool) -> None:
         _show(one, name, program, full)
     click.echo("What was changed:\n")
     click.echo(differences(one))
+    click.echo(f"Asked in {', '.join(one.asked)}")
 
 
 def _show(one: Case, name: str, program: Callable[[], str], full: bool) -> None:
@@ -64,5 +65,5 @@ def _show(one: Case, name: str, program: Callable[[], str], full: bool) -> None:
         click.echo(xray.report())
     for finding in findings:
         click.echo(textwrap.indent(str(finding), "  ") + "\n")
-    if not findings:
+    if not any(finding.wrong for finding in findings):
         click.echo("  nothing wrong was found\n")

@@ -45,7 +45,7 @@ def doctor(script: str, arguments: tuple[str, ...], out: Path | None, as_json: b
         click.echo(xray.report())
         for one in findings:
             click.echo(f"{one}\n")
-        if not findings:
+        if not any(one.wrong for one in findings):
             click.echo("nothing wrong was found")
     if out is not None:
         from fp16sim import plots

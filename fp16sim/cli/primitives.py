@@ -16,8 +16,8 @@ from fp16sim.cli.common import console, table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, nothing else.")
 def primitives(as_json: bool) -> None:
     """List every primitive of the engine with its class under autocast (low: the low format; wide:
-    fp32; inputs: the widest of its inputs'; first: the first input's), what it does inside, and how
-    it rounds.
+    fp32; wide unless given: fp32, unless fmt= says otherwise; inputs: the widest of its inputs';
+    first: the first input's), what it does inside, and how it rounds.
     """
     from fp16sim.autograd.table import describe
 

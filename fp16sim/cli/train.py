@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,14 @@ import click
 from fp16sim.cli.common import check_writable, console, table
 
 if TYPE_CHECKING:
+    from fp16sim.models.task import Task
     from fp16sim.training import Run, Step
 
-#: what --precision may be, besides fp32
+#: what --precision may be, besides fp32: a low format of autocast, or a preset
 LOW = ("fp16", "bf16", "tf32", "e4m3", "e5m2")
+PRESETS = (
+    "O0", "O1", "O2", "O3", "amp", "amp_bf16", "keras_mixed_float16", "keras_mixed_bfloat16",
+)  # fmt: skip
 
 
 @click.command(
@@ -27,12 +32,15 @@ LOW = ("fp16", "bf16", "tf32", "e4m3", "e5m2")
 @click.option("--fast", is_flag=True, help="The size tiny.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", *LOW]),
+    type=click.Choice(["fp32", *LOW, *PRESETS]),
     default="fp32",
     show_default=True,
-    help="The low format of autocast, with dynamic loss scaling for fp16; fp32: neither.",
+    help="The low format of autocast, with dynamic loss scaling for fp16; fp32: neither; or a "
+    "preset, see fp16sim presets.",
 )
-@click.option("--scaling/--no-scaling", default=None, help="Loss scaling. Default: for fp16.")
+@click.option(
+    "--scaling/--no-scaling", default=None, help="Loss scaling. Default: for fp16, or the preset's."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), help="Default: as many as it is meant for.")
 @click.option(
@@ -62,11 +70,7 @@ def train(
         task = fs.models.task(name, size, seed)
     except (ValueError, ImportError) as error:
         raise click.UsageError(str(error)) from error
-    scaled = precision == "fp16" if scaling is None else scaling
-    run = task.run(
-        precision=None if precision == "fp32" else fs.autocast(precision),
-        scaler=fs.GradScaler() if scaled else None,
-    )
+    run, scaled = _set_up(task, precision, scaling)
     run.about = {"task": name, "size": size, "seed": seed, "precision": precision}
     if save is not None:
         check_writable(save.absolute().parent, "--save")
@@ -97,6 +101,22 @@ def train(
     if sample:
         click.echo(sample)
     click.echo(f"{seconds:.0f} s", err=True)
+
+
+def _set_up(task: Task, precision: str, scaling: bool | None) -> tuple[Run, bool]:
+    """The task as a run in that precision, and whether its loss is scaled."""
+    import fp16sim as fs
+
+    if precision not in PRESETS:
+        scaled = precision == "fp16" if scaling is None else scaling
+        region = None if precision == "fp32" else fs.autocast(precision)
+        return task.run(precision=region, scaler=fs.GradScaler() if scaled else None), scaled
+    setup = fs.presets.PRESETS[precision]
+    if scaling is not None:
+        scale = (setup.scale or fs.scaling.LossScale()) if scaling else None
+        setup = replace(setup, scale=scale)
+    setup.prepare_training(task.model, task.optimizer)
+    return task.run(precision=setup.region(), scaler=setup.scaler()), setup.scale is not None
 
 
 def _continue(run: Run, path: Path) -> None:

@@ -17,6 +17,7 @@ from fp16sim.functional.arrays import (
     maximum,
     minimum,
     pad,
+    scale,
     stack,
     where,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "pad",
     "relu",
     "rms_norm",
+    "scale",
     "scaled_dot_product_attention",
     "sigmoid",
     "silu",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from fp16sim.arguments import one_of
 from fp16sim.autograd.ops import elementwise, functions, fused
-from fp16sim.autograd.tensor import Tensor
+from fp16sim.autograd.tensor import Tensor, given_format
+from fp16sim.formats import FormatLike
 from fp16sim.functional.checks import axis_of, tensor
 
 
@@ -47,11 +48,18 @@ def softplus(input: Tensor) -> Tensor:
     return functions.softplus(tensor(input, "input"))
 
 
-def softmax(input: Tensor, axis: int = -1) -> Tensor:
-    """e^x / Σ e^x along an axis: inside in the carrier's precision, rounded once."""
-    return fused.softmax(axis_of(input, axis), axis=axis)
+def softmax(input: Tensor, axis: int = -1, fmt: FormatLike | None = None) -> Tensor:
+    """e^x / Σ e^x along an axis: inside in the carrier's precision, rounded once.
+
+    fmt: the format (PyTorch's dtype) that the input is cast to first, and that the result has, in
+    ``autocast`` as well; None: the input's, and fp32 in ``autocast``.
+    """
+    return fused.softmax(axis_of(input, axis), axis=axis, fmt=given_format(fmt))
 
 
-def log_softmax(input: Tensor, axis: int = -1) -> Tensor:
-    """x - log Σ e^x along an axis: inside in the carrier's precision, rounded once."""
-    return fused.log_softmax(axis_of(input, axis), axis=axis)
+def log_softmax(input: Tensor, axis: int = -1, fmt: FormatLike | None = None) -> Tensor:
+    """x - log Σ e^x along an axis: inside in the carrier's precision, rounded once.
+
+    fmt: as for ``softmax``.
+    """
+    return fused.log_softmax(axis_of(input, axis), axis=axis, fmt=given_format(fmt))

@@ -24,6 +24,17 @@ def minimum(input: Tensor, other: Operand) -> Tensor:
     return elementwise.minimum(*broadcast(tensor(input, "input"), other, "other"))
 
 
+def scale(input: Tensor, forward: float = 1.0, backward: float = 1.0) -> Tensor:
+    """x · forward; on the way back the gradient is multiplied by ``backward`` instead.
+
+    Unit scaling's element: with two different numbers it is no derivative any more, but where all
+    of the loss depends on the input through this alone, every gradient below is only multiplied by
+    backward / forward. Source: Blake, Orr and Luschi, "Unit Scaling", ICML 2023, arXiv 2303.11257.
+    """
+    factors = real("forward", forward), real("backward", backward)
+    return elementwise.scale(tensor(input, "input"), forward=factors[0], backward=factors[1])
+
+
 def where(condition: ArrayLike, input: Tensor, other: Operand) -> Tensor:
     """``input`` where the condition (booleans) holds, else ``other``; all three broadcast."""
     x, y = broadcast(tensor(input, "input"), other, "other")

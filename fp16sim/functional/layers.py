@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from numpy.typing import ArrayLike
 
 from fp16sim.arguments import integer, real
-from fp16sim.autograd.ops import fused, norms
+from fp16sim.autograd.ops import fused, norms, scaled
 from fp16sim.autograd.primitive import check_devices
 from fp16sim.autograd.tensor import Tensor
 from fp16sim.backend import Array, namespace_of
@@ -22,13 +22,22 @@ from fp16sim.functional.checks import (
     tensor,
     with_axes,
 )
+from fp16sim.precision import recipe_for
 from fp16sim.rounding import store
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, unit_scaled: bool = False
+) -> Tensor:
     """x Wᵀ + b, accumulated in the carrier and rounded once.
 
     input: (..., in). weight: (out, in). bias: (out,) or None. Returns (..., out).
+    In an ``autocast`` region with a recipe the operands are quantized to 8 bits; see ``recipes``.
+
+    unit_scaled: x Wᵀ / √in + b, and backward the gradient of x is multiplied by 1/√out and those of
+    W and b by 1/√rows, where rows is the number of vectors in x: all have variance 1 where x, W and
+    the gradient of the result have. No quantization. Source: Blake, Orr and Luschi, "Unit
+    Scaling", ICML 2023, arXiv 2303.11257; see ``nn.Linear``.
     """
     x, w = tensor(input, "input"), with_axes(weight, "weight", 2, "(out, in)")
     if x.ndim < 1 or x.shape[-1] != w.shape[1]:
@@ -36,6 +45,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     given = optional(bias=bias)
     if given and given[0].shape != w.shape[:1]:
         raise ValueError(f"bias has shape {given[0].shape}; allowed is {w.shape[:1]}")
+    if switch("unit_scaled", unit_scaled):
+        return fused.unit_linear(x, w, *given)
+    recipe = recipe_for("scaled_linear", [part.fmt for part in (x, w, *given)])
+    if recipe is not None:
+        return scaled.scaled_linear(x, w, *given, recipe=recipe)
     return fused.linear(x, w, *given)
 
 

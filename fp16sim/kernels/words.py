@@ -77,9 +77,15 @@ def smaller(a: Any, b: Any) -> Any:
     return where(less(b, a), b, a)
 
 
-def compiled(kernel: Callable[..., None]) -> Any:
+def compiled(kernel: Callable[..., Any]) -> Any:
     """The function as machine code, made at its first call and kept on disk."""
     return njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)(kernel)
+
+
+def compiled_to_sum(kernel: Callable[..., Any]) -> Any:
+    """The same, where sums may be taken in any order: several at a time."""
+    options = {"cache": True, "nogil": True, "error_model": "numpy", "boundscheck": False}
+    return njit(fastmath={"reassoc"}, **options)(kernel)
 
 
 @intrinsic

@@ -23,7 +23,7 @@ CELL = 8
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "tiny": {"width": 4, "image": 32, "scenes": 32, "batch": 8, "steps": 20, "lr": 2e-3},
-    "laptop": {"width": 16, "image": 64, "scenes": 1200, "batch": 16, "steps": 700, "lr": 3e-3},
+    "laptop": {"width": 16, "image": 64, "scenes": 1200, "batch": 16, "steps": 450, "lr": 3e-3},
     "gpu": {"width": 64, "image": 512, "scenes": 512, "batch": 64, "steps": 100, "lr": 1e-3},
 }
 

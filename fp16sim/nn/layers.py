@@ -36,24 +36,47 @@ class Linear(Module):
     """x Wᵀ + b. Input (..., in_features), output (..., out_features).
 
     weight (out, in) and bias (out,) start uniform in ±1/√in.
+
+    unit_scaled: weight starts as N(0, 1), bias as 0, and ``functional.linear`` scales output and
+    gradients so that all have variance 1 in the beginning: no loss scale is needed. This is the
+    paper's scheme without constraint: one number forward (1/√in), another for the gradient of the
+    input (1/√out). It is right where the input is a cut-edge, that is, where the loss depends on
+    what comes before through this layer alone, as in a chain: all gradients before it are
+    multiplied by one number more, √(in / out), which Adam does not see. In a branch beside another
+    (a residual one), take layers of in = out, or make up for it with ``functional.scale``.
+    Source: Blake, Orr and Luschi, "Unit Scaling", ICML 2023, arXiv 2303.11257, sections 4 and 5.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, rng: RandomLike = None
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        unit_scaled: bool = False,
+        rng: RandomLike = None,
     ) -> None:
         shape = (
             integer("out_features", out_features, at_least=1),
             integer("in_features", in_features, at_least=1),
         )
         random = generator(rng)
-        self.weight = parameter(init.fan_in_uniform(shape, in_features, random))
+        self.unit_scaled = switch("unit_scaled", unit_scaled)
+        values = (
+            init.normal(shape, 1.0, random)
+            if self.unit_scaled
+            else init.fan_in_uniform(shape, in_features, random)
+        )
+        self.weight = parameter(values)
         self.bias: Tensor | None = None
-        if switch("bias", bias):
+        if switch("bias", bias) and self.unit_scaled:
+            self.bias = zeros(out_features)
+        elif bias:
             self.bias = parameter(init.fan_in_uniform((out_features,), in_features, random))
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ + b."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias, self.unit_scaled)
 
 
 class _Convolution(Module):
@@ -206,6 +229,10 @@ class BatchNorm2d(Module):
         running = (self.running_mean, self.running_var)
         affine = (self.weight, self.bias)
         return F.batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
+
+
+#: what keeps its parameters in fp32 where others are in half precision
+NORMS = (LayerNorm, RMSNorm, GroupNorm, BatchNorm2d)
 
 
 class Embedding(Module):

@@ -14,7 +14,8 @@ from fp16sim.autograd import Tensor
 from fp16sim.autograd.tensor import operand
 from fp16sim.backend import DEVICES, to_device
 from fp16sim.events import Entered, announce, current_scope, scope, scope_at
-from fp16sim.formats import FormatLike, format_of
+from fp16sim.formats import Format, FormatLike, format_of
+from fp16sim.precision import policy_in_force
 from fp16sim.rounding import store
 
 #: called with a module, its inputs and its output; what it returns, unless None, is the new output
@@ -22,6 +23,9 @@ Hook = Callable[["Module", tuple[Any, ...], Any], Any]
 
 # The paths of the parts of the model that is running, by id.
 _paths: ContextVar[Mapping[int, str]] = ContextVar("paths", default=MappingProxyType({}))
+
+# Whether a model is running whose inputs were cast, and whose outputs will be, as a whole.
+_cast_whole: ContextVar[bool] = ContextVar("cast_whole", default=False)
 
 
 class Module:
@@ -47,7 +51,21 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def __call__(self, *inputs: Any) -> Any:
-        """Run ``forward`` in this module's scope, then its hooks."""
+        """Run ``forward`` in this module's scope, then its hooks.
+
+        In a region whose policy is for whole models, inputs and outputs of a model (not of its
+        parts) are cast as that says; see ``precision.Policy``.
+        """
+        policy = policy_in_force()
+        if policy is None or not policy.whole or _cast_whole.get():
+            return self._scoped(*inputs)
+        token = _cast_whole.set(True)
+        try:
+            return _cast_all(self._scoped(*_cast_all(inputs, policy.low)), policy.wide)
+        finally:
+            _cast_whole.reset(token)
+
+    def _scoped(self, *inputs: Any) -> Any:
         path = _paths.get().get(id(self))
         if path is not None:  # a part, wherever it is called from
             with scope_at(path):
@@ -172,9 +190,7 @@ class Module:
             return self
         fmt = format_of(fmt)
         for parameter in self.parameters():
-            parameter.data = store(parameter.data, fmt, parameter.origin)
-            parameter.fmt = fmt
-            parameter.grad = None
+            round_parameter(parameter, fmt)
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -209,6 +225,28 @@ class Module:
                 stored = store(value.data, own[name].fmt, None)
                 own[name].data = to_device(stored, own[name].device).copy()
                 own[name].grad = None
+
+
+def round_parameter(parameter: Tensor, fmt: Format) -> None:
+    """Round a parameter to a format, in place, and forget its gradient."""
+    with np.errstate(all="ignore"):
+        parameter.data = store(parameter.data, fmt, parameter.origin)
+    parameter.fmt = fmt
+    parameter.grad = None
+
+
+def _cast_all(value: Any, fmt: Format) -> Any:
+    """Tensors, also in tuples, lists and dicts, in another format; everything else as it is."""
+    match value:
+        case Tensor():
+            return value.to(fmt)
+        case dict():
+            return {name: _cast_all(part, fmt) for name, part in value.items()}
+        case list() | tuple() if not hasattr(value, "_fields"):
+            return type(value)(_cast_all(part, fmt) for part in value)
+        case tuple():
+            return type(value)(*(_cast_all(part, fmt) for part in value))
+    return value
 
 
 class Sequential(Module):

@@ -8,8 +8,8 @@ from typing import Any
 from fp16sim import events
 from fp16sim.autograd import Tensor, no_grad, tape
 from fp16sim.backend import Array, namespace_of
-from fp16sim.nn.module import Module, _paths
-from fp16sim.precision import regions
+from fp16sim.nn.module import Module, _cast_whole, _paths
+from fp16sim.precision import kept_casts, regions
 
 
 def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -34,6 +34,7 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     if frozen or not tape.recording():
         return function(*inputs)
     precision, scope, paths = regions.get(), events.current_scope(), _paths.get()
+    inside = _cast_whole.get()
     generators = _generators(function)
     before = [random.bit_generator.state for random in generators]
     with no_grad():
@@ -45,7 +46,9 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         after = [random.bit_generator.state for random in generators]
         leaves = [Tensor(x, requires_grad=x.requires_grad) for x in inputs]
         token, recording = regions.set(precision), tape._recording.set(True)
-        running = _paths.set(paths)
+        # Casts of its own: those of the forward pass are gone, or belong to another one by now.
+        running, casts = _paths.set(paths), kept_casts.set({})
+        whole = _cast_whole.set(inside)
         try:
             for random, state in zip(generators, before, strict=True):
                 random.bit_generator.state = state
@@ -55,6 +58,8 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
             regions.reset(token)
             tape._recording.reset(recording)
             _paths.reset(running)
+            kept_casts.reset(casts)
+            _cast_whole.reset(whole)
             for random, state in zip(generators, after, strict=True):
                 random.bit_generator.state = state
         if once_more.requires_grad:

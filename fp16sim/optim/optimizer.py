@@ -68,6 +68,28 @@ class Optimizer:
     ) -> None:
         self.params = _checked_params(params)
         self.lr = real("lr", lr, at_least=0)
+        self.state: list[dict[str, Any]] = [{} for _ in self.params]
+        self.store_in(
+            master_weights=master_weights, state_fmt=state_fmt, rounding=rounding, rng=rng
+        )
+        #: what gradients are multiplied by when a step reads them: 1 / loss scale, if a scaler has
+        #: left them scaled, since in half precision they would not survive being unscaled
+        self.grad_factor = 1.0
+
+    def store_in(
+        self,
+        *,
+        master_weights: bool = False,
+        state_fmt: FormatLike | None = None,
+        rounding: str = "ties_to_even",
+        rng: RandomLike = None,
+    ) -> None:
+        """Change how weights and moments are stored: the arguments, as those of the class.
+
+        Raises RuntimeError after the first step: what is stored by then stays as it is.
+        """
+        if any(self.state):
+            raise RuntimeError("store_in() must come before the first step()")
         if not isinstance(master_weights, bool | np.bool_):
             raise TypeError(f"master_weights must be True or False, got {master_weights!r}")
         self.master_weights = bool(master_weights)
@@ -76,7 +98,6 @@ class Optimizer:
             raise ValueError(f"state_fmt={self.state_fmt} is not allowed; moments need a sign")
         self.rounding = one_of("rounding", rounding, ("ties_to_even", "stochastic"))
         self.rng = self._checked_rng(rng)
-        self.state: list[dict[str, Any]] = [{} for _ in self.params]
 
     def _checked_rng(self, rng: RandomLike) -> np.random.Generator | None:
         if self.rounding != "stochastic":
@@ -111,7 +132,9 @@ class Optimizer:
         with np.errstate(all="ignore"):
             for p, state in zip(self.params, self.state, strict=True):
                 if p.gradient is not None:
-                    self._move(p, state, p.gradient)
+                    factor = p.gradient.dtype.type(self.grad_factor)
+                    gradient = p.gradient if factor == 1 else p.gradient * factor
+                    self._move(p, state, gradient)
         events.announce(events.Stepped(self, taken=True))
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,16 +162,25 @@ class Optimizer:
         """
         self.lr = real("lr", self.lr, at_least=0)
 
-    def _keeps_master(self, p: Tensor) -> bool:
-        return self.master_weights and FP32.contains(p.fmt) and not p.fmt.contains(FP32)
+    def state_formats(self, fmt: Format) -> dict[str, Format]:
+        """The arrays that a parameter in ``fmt`` has once it was moved, each of its shape.
 
-    def _moment_format(self, p: Tensor) -> Format:
+        From names, as in ``state``, to formats: moments, and "master" where a copy is kept.
+        """
+        moment = self._moment_format(fmt)
+        formats = {name: moment for name in self._used_names() if name != "step"}
+        return formats | ({"master": FP32} if self._keeps_master(fmt) else {})
+
+    def _keeps_master(self, fmt: Format) -> bool:
+        return self.master_weights and FP32.contains(fmt) and not fmt.contains(FP32)
+
+    def _moment_format(self, fmt: Format) -> Format:
         if self.state_fmt is not None:
             return self.state_fmt
-        return FP32 if p.data.dtype == np.float32 else FP64
+        return FP32 if carrier_of(fmt) == np.float32 else FP64
 
     def _move(self, p: Tensor, state: dict[str, Any], gradient: Array) -> None:
-        keeps_master = self._keeps_master(p)
+        keeps_master = self._keeps_master(p.fmt)
         if keeps_master and "master" not in state:
             state["master"] = p.data.astype(carrier_of(FP32))
         weight = state["master"] if keeps_master else p.data
@@ -169,7 +201,7 @@ class Optimizer:
         It goes block by block, so that what is computed on the way stays in the cache.
         """
         xp = namespace_of(weight)
-        fmt = self._moment_format(p)
+        fmt = self._moment_format(p.fmt)
         dtype = np.result_type(weight.dtype, carrier_of(fmt))
         fresh = self._begin(state, xp.zeros, weight.shape, carrier_of(fmt))
         moved: Array = xp.empty(weight.shape, np.float64 if self.rng is not None else dtype)

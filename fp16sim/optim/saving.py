@@ -112,7 +112,7 @@ def _checked_entry(optimizer: Optimizer, p: Tensor, where: str, saved: Any) -> d
         raise TypeError(f"{where} must be a dict, got {type(saved).__name__}")
     if not saved:
         return {}
-    wanted = {"master"} if optimizer._keeps_master(p) else set()
+    wanted = {"master"} if optimizer._keeps_master(p.fmt) else set()
     if wanted != set(saved):  # SGD that had no momentum yet has only a master copy
         check_entries(where, saved, wanted | set(optimizer._state_names))
     state: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def _checked_entry(optimizer: Optimizer, p: Tensor, where: str, saved: Any) -> d
         if name == "step":
             state[name] = integer(label, value, at_least=1)
         else:
-            fmt = FP32 if name == "master" else optimizer._moment_format(p)
+            fmt = FP32 if name == "master" else optimizer._moment_format(p.fmt)
             state[name] = _checked_copy(label, value, p, carrier_of(fmt))
     return state
 

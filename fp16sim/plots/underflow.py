@@ -93,7 +93,8 @@ def _draw_zeros(axes: Axes, result: Underflow) -> None:
 
 def _percent(shares: ArrayLike) -> NDArray[np.float64]:
     """In percent, and what is too little to be drawn at the place of zero."""
-    return np.clip(100 * np.asarray(shares), _FLOOR, None)
+    percent: NDArray[np.float64] = np.clip(100 * np.asarray(shares), _FLOOR, None)
+    return percent
 
 
 def _draw_dice(axes: Axes, result: Underflow) -> None:

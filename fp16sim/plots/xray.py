@@ -38,6 +38,7 @@ def xray_figure(xray: XRay) -> Figure:
             axes.set_title(f"{role.capitalize()}s before rounding to {fmt}")
             axes.set_xlabel("size of a value when it is stored")
             axes.set_ylabel("share of values, %")
+            axes.set_ylim(top=1.2 * axes.get_ylim()[1])  # room for the names of limits
             label_limits(axes, fmt)
         heat = figure.add_subplot(grid[1, :])
         _draw_heat(heat, xray)

@@ -232,6 +232,10 @@ class GradScaler:
     def step(self, optimizer: Optimizer) -> StepStatus:
         """Unscale if that is still to do, and step unless a gradient was not finite.
 
+        Gradients of an optimiser with ``master_weights`` may be in fp16: they stay scaled, and the
+        optimiser divides them as it reads them, in fp32, as apex's O2 and PyTorch's fused
+        optimisers do.
+
         Returns what it did, which is true if the optimiser stepped. Raises RuntimeError if called
         twice since the last ``update``, if no parameter has a gradient, or if ``scale`` was never
         called.
@@ -244,17 +248,34 @@ class GradScaler:
         stage = self._stages.get(id(optimizer), _Stage.READY)
         if stage is _Stage.STEPPED:
             raise RuntimeError("step() was already called on this optimizer since update()")
-        if stage is _Stage.READY:
+        left_scaled = stage is _Stage.READY and optimizer.master_weights and _has_fp16(optimizer)
+        if left_scaled:
+            self._check_scaled(optimizer)
+        elif stage is _Stage.READY:
             self.unscale_(optimizer)
         if id(optimizer) not in self._nonfinite:
             raise RuntimeError("step() found no gradients: call scale(loss).backward() before it")
         self._stages[id(optimizer)] = _Stage.STEPPED
         status = StepStatus(self._nonfinite[id(optimizer)])
         if status.stepped:
-            optimizer.step()
+            optimizer.grad_factor = float(self._inverse()) if left_scaled else 1.0
+            try:
+                optimizer.step()
+            finally:
+                optimizer.grad_factor = 1.0
         elif events.observed():
             events.announce(events.Stepped(optimizer, taken=False))
         return status
+
+    def _check_scaled(self, optimizer: Optimizer) -> None:
+        """Note what is not finite, and leave gradients as they are."""
+        gradients = {
+            i: p.gradient for i, p in enumerate(optimizer.params) if p.gradient is not None
+        }
+        self._nonfinite[id(optimizer)] = _count_nonfinite(gradients)
+        if events.observed():
+            finite = not self._nonfinite[id(optimizer)]
+            events.announce(events.Unscaled(optimizer, self._state.scale, finite))
 
     def update(self, new_scale: float | Tensor | None = None) -> None:
         """Move the scale by what happened since the last call, or set it to ``new_scale``.
@@ -382,6 +403,10 @@ def _number(new_scale: float | Tensor) -> float:
     if new_scale.size != 1:
         raise ValueError(f"new_scale has shape {new_scale.shape}; it must be of one value")
     return new_scale.item()
+
+
+def _has_fp16(optimizer: Optimizer) -> bool:
+    return any(p.gradient is not None and p.fmt == FP16 for p in optimizer.params)
 
 
 def _check_optimizer(optimizer: object) -> None:

@@ -72,6 +72,8 @@ class Step:
     scale: float = 1.0
     #: the scale of the next step, if a scaler has settled on one
     next_scale: float | None = None
+    #: the optimiser that ended it, the first if several did; None if it was not finished
+    optimizer: object = None
     #: whether the optimiser stepped; None if the step was not finished
     taken: bool | None = None
     #: counts in the order of ``TALLIED``
@@ -90,6 +92,22 @@ class Step:
         return bool(
             self.taken is False and self.births and all(birth.in_gradient for birth in self.births)
         )
+
+    @property
+    def went_back(self) -> bool:
+        """Whether there was a backward pass in it."""
+        return any(
+            key.role.endswith("gradient") and not key.op.startswith("clip_grad")
+            for key in self.counts
+        )
+
+    def absorb(self, other: Step) -> None:
+        """Take in what happened after it, and belongs to it."""
+        for key, tally in other.counts.items():
+            own = self.counts.get(key, [0] * len(TALLIED))
+            self.counts[key] = [a + b for a, b in zip(own, tally, strict=True)]
+        self.births += other.births
+        self.log += other.log
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""

@@ -48,8 +48,6 @@ class XRay:
     def __init__(self, model: Module | None = None) -> None:
         if not isinstance(model, Module | None):
             raise TypeError(f"model must be a Module or None, got {model!r}")
-        #: what became of stored values
-        self.counts: dict[Key, Counts] = {}
         #: what became of updates, by parameter path
         self.updates: dict[str, UpdateCounts] = {}
         #: all steps; the last one may not be finished
@@ -58,10 +56,12 @@ class XRay:
         self.lines: dict[Key, str] = {}
         #: rows and columns of the weights that low products multiply by
         self.products: dict[Key, tuple[int, int]] = {}
-        self._sizes: dict[Key, Magnitudes] = {}
+        # By key and loss scale; what is asked for is summed when it is asked for.
+        self._seen: dict[tuple[Key, float], Magnitudes] = {}
+        self._counts: dict[Key, Counts] | None = None
         self._names: dict[int, str] = {}
         self._known: list[Module] = []  # kept, so that their ids stay theirs
-        self._clock: object = None  # the optimiser whose steps are counted
+        self._stepped: list[object] = []  # the optimisers that have ended the step before
         self._scale = 1.0  # of gradients at this moment
         if model is not None:
             self._learn(model)
@@ -88,12 +88,12 @@ class XRay:
                 self._step.log.append(("unscale", event.scale))
                 self._scale = 1.0
             case events.Stepped():
-                self._stepped(event)
+                self._end_step(event)
             case events.Rescaled():
                 self._rescaled(event)
             case events.Scheduled():
-                finished = self.steps[-2] if len(self.steps) > 1 else self._step
-                finished.log.append(("schedule", math.nan))
+                if not self._stepped or event.optimizer is self._stepped[0]:
+                    self._finished.log.append(("schedule", math.nan))
             case events.Entered(module):
                 if isinstance(module, Module) and all(module is not one for one in self._known):
                     self._learn(module)
@@ -105,58 +105,83 @@ class XRay:
     def _round(self, event: events.Rounded) -> None:
         scope, op, role, line = event.origin
         key = Key(scope, op, role, event.fmt)
-        counts, largest = Counts(), _largest(event.before)
-        counts.add(event)
-        if key not in self.counts:
-            self.counts[key], self._sizes[key] = Counts(), Magnitudes(Counts())
+        scale = self._scale if role.endswith("gradient") else 1.0
+        if key not in self.lines:
             self.lines[key] = line
             if op in PRODUCTS and role == "activation" and event.fmt.bits <= 16:
                 weight = event.sources[1].shape
                 self.products[key] = weight[0], math.prod(weight[1:])
-        self.counts[key].merge(counts)
-        scale = self._scale if role.endswith("gradient") else 1.0
-        self._sizes[key].add(counts, largest, scale)
+        sizes = self._seen.get((key, scale))
+        if sizes is None:
+            sizes = self._seen[key, scale] = Magnitudes(Counts())
+        counts, self._counts = sizes.counts, None
+        before = [getattr(counts, name) for name in TALLIED]
+        counts.add(event)
+        largest = _largest(event.before)
+        sizes.largest = max(sizes.largest, largest / scale)
         tally = self._step.counts.setdefault(key, [0] * len(TALLIED))
+        added = dict.fromkeys(TALLIED, 0)
         for place, name in enumerate(TALLIED):
-            tally[place] += getattr(counts, name)
-        if counts.overflowed or counts.created:
-            self._born(key, counts, largest, event)
+            added[name] = getattr(counts, name) - before[place]
+            tally[place] += added[name]
+        if added["overflowed"] or added["created"]:
+            self._born(key, added, largest, event)
         if op.startswith("clip_grad"):
             self._step.log.append(("clip", scale))
 
-    def _born(self, key: Key, counts: Counts, largest: float, event: events.Rounded) -> None:
+    def _born(self, key: Key, added: dict[str, int], largest: float, event: events.Rounded) -> None:
         if len(self._step.births) >= BIRTHS_PER_STEP:
             return
-        kind, count = "overflow", counts.overflowed
-        if counts.created:
+        kind, count = "overflow", added["overflowed"]
+        if added["created"]:
             before = event.before
-            kind, count = "NaN" if bool((before != before).any()) else "infinity", counts.created
+            kind, count = "NaN" if bool((before != before).any()) else "infinity", added["created"]
         birth = Birth(
             self._step.index,
             key,
             kind,
             count,
-            counts.total,
+            added["total"],
             largest,
             event.origin.line,
             self._step.scale,
         )
         self._step.births.append(birth)
 
-    def _stepped(self, event: events.Stepped) -> None:
+    def _end_step(self, event: events.Stepped) -> None:
         self._scale = 1.0
-        if self._clock is None:
-            self._clock = event.optimizer
-        if event.optimizer is self._clock:
-            self._step.taken = event.taken
-            self.steps.append(Step(self._step.index + 1))
+        others = all(event.optimizer is not one for one in self._stepped)
+        if self._stepped and others and not self._step.went_back:
+            # It moves by the same backward pass as the one before.
+            self._finished.absorb(self._step)
+            self._finished.taken = self._finished.taken and event.taken
+            self._stepped.append(event.optimizer)
+            self.steps[-1] = Step(self._step.index)
+            return
+        self._step.taken, self._step.optimizer = event.taken, event.optimizer
+        self._stepped = [event.optimizer]
+        self.steps.append(Step(self._step.index + 1))
 
     def _rescaled(self, event: events.Rescaled) -> None:
-        finished = self.steps[-2] if len(self.steps) > 1 else self._step
-        finished.next_scale = event.after
-        finished.log.append(("rescale", event.after))
+        step = self._step if self._step.went_back else self._finished  # an update before the step
+        step.next_scale = event.after
+        step.log.append(("rescale", event.after))
+
+    @property
+    def _finished(self) -> Step:
+        """The last step that an optimiser has ended, or the first one."""
+        return self.steps[-2] if len(self.steps) > 1 else self._step
 
     # --- telling -------------------------------------------------------------------------------
+
+    @property
+    def counts(self) -> dict[Key, Counts]:
+        """What became of stored values."""
+        if self._counts is None:
+            self._counts = {}
+            for (key, _), sizes in self._seen.items():
+                self._counts.setdefault(key, Counts()).merge(sizes.counts)
+        return self._counts
 
     @property
     def births(self) -> list[Birth]:
@@ -209,11 +234,10 @@ class XRay:
         self, *, scope: str = "", role: str | None = "gradient", fmt: FormatLike | None = None
     ) -> Magnitudes:
         """Sizes of the values that ``select`` would sum, gradients without their loss scale."""
-        total = Magnitudes(Counts())
-        for key in self._keys(scope, role, fmt):
-            one = self._sizes[key]
-            total.counts.merge(one.counts)
-            total.largest = max(total.largest, one.largest)
+        total, keys = Magnitudes(Counts()), set(self._keys(scope, role, fmt))
+        for (key, scale), sizes in self._seen.items():
+            if key in keys:
+                total.add(sizes, scale)
         return total
 
     def what_if(
@@ -314,8 +338,8 @@ def watch(model: Module | None = None) -> Iterator[XRay]:
         xray.select(scope="encoder", role="activation gradient").share("flushed")
         print(xray.report())
 
-    A step ends when the optimiser moves the weights, or when a scaler keeps it from that; of
-    several optimisers the first to step gives the beat.
+    A step ends when an optimiser moves the weights, or when a scaler keeps it from that; several
+    optimisers that move by the same backward pass end it together.
     """
     xray = XRay(model)
     with events.observe(xray):

@@ -21,21 +21,21 @@ from fp16sim.formats import Format
 
 @dataclass
 class Magnitudes:
-    """Sizes of values, before they were rounded and without the loss scale."""
+    """Sizes of values before they were rounded."""
 
     counts: Counts
-    #: the largest finite magnitude
+    #: the largest finite magnitude, without the loss scale
     largest: float = 0.0
 
-    def add(self, counts: Counts, largest: float, scale: float) -> None:
-        """Take in counts of values that had been multiplied by ``scale``."""
-        down = -exponent_of(scale)
-        merged = Counts(total=counts.total, zero=counts.zero, propagated=counts.nonfinite)
-        merged.exponents, merged.powers = (
+    def add(self, other: Magnitudes, scale: float) -> None:
+        """Take in values that had been multiplied by ``scale``, as they would be without it."""
+        counts, down = other.counts, -exponent_of(scale)
+        moved = Counts(total=counts.total, zero=counts.zero, propagated=counts.nonfinite)
+        moved.exponents, moved.powers = (
             shifted(histogram, down) for histogram in (counts.exponents, counts.powers)
         )
-        self.counts.merge(merged)
-        self.largest = max(self.largest, largest / scale)
+        self.counts.merge(moved)
+        self.largest = max(self.largest, other.largest)
 
 
 def exponent_of(scale: float) -> int:
@@ -45,9 +45,15 @@ def exponent_of(scale: float) -> int:
 
 def shifted(histogram: Array, octaves: int) -> Array:
     """The histogram of values times 2^octaves; what leaves its range goes to its ends."""
-    moved = np.zeros_like(histogram)
-    occupied = np.flatnonzero(histogram)
-    np.add.at(moved, np.clip(occupied + octaves, 0, len(moved) - 1), histogram[occupied])
+    moved, size = np.zeros_like(histogram), len(histogram)
+    if octaves >= 0:
+        split = max(size - octaves, 0)
+        moved[size - split :] = histogram[:split]
+        moved[-1] += histogram[split:].sum()
+    else:
+        split = min(-octaves, size)
+        moved[: size - split] = histogram[split:]
+        moved[0] += histogram[:split].sum()
     return moved
 
 

@@ -17,7 +17,7 @@ from fp16sim.rounding import store
 @primitive(multiplies=True)
 def linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
     """x Wᵀ + b for x (..., in), W (out, in) and, if given, b (out,); b is added in the carrier."""
-    y = multiply(_rows(x), weight.T)  # one product, however many axes
+    y = multiply(as_rows(x), weight.T)  # one product, however many axes
     for b in bias:
         y += b
     return y.reshape(*x.shape[:-1], len(weight)), (x, weight, bool(bias), multiply)
@@ -25,14 +25,42 @@ def linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
 
 @linear.backward
 def _(g: Array, x: Array, weight: Array, has_bias: bool, multiply: Any) -> Any:
-    rows = _rows(g)
+    rows = as_rows(g)
     of_input = lambda: multiply(rows, weight).reshape(x.shape)
-    of_weight = lambda: multiply(rows.T, _rows(x))
+    of_weight = lambda: multiply(rows.T, as_rows(x))
     of_bias = lambda: rows.sum(axis=0)
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 
-def _rows(x: Array) -> Array:
+@primitive(multiplies=True)
+def unit_linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
+    """x Wᵀ / √in + b, its gradients scaled to unit variance: of x by 1/√out, of W, b by 1/√rows.
+
+    Each scale is applied in the carrier, before the rounding on store.
+    """
+    rows = as_rows(x)
+    y = multiply(rows, weight.T) * _root(x, weight.shape[1])
+    for b in bias:
+        y += b
+    return y.reshape(*x.shape[:-1], len(weight)), (x, weight, bool(bias), multiply)
+
+
+@unit_linear.backward
+def _(g: Array, x: Array, weight: Array, has_bias: bool, multiply: Any) -> Any:
+    rows = as_rows(g)
+    of_rows = _root(g, len(rows))
+    of_input = lambda: (multiply(rows, weight) * _root(g, len(weight))).reshape(x.shape)
+    of_weight = lambda: multiply(rows.T, as_rows(x)) * of_rows
+    of_bias = lambda: rows.sum(axis=0) * of_rows
+    return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
+
+
+def _root(x: Array, count: int) -> Any:
+    """1/√count in the dtype of x: what a sum of so many terms of variance 1 is multiplied by."""
+    return x.dtype.type(1 / math.sqrt(max(count, 1)))
+
+
+def as_rows(x: Array) -> Array:
     """(..., width) as (rows, width)."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
