@@ -35,10 +35,7 @@ def test_the_same_values_are_counted_in_fp32_and_in_fp16(result):
 
 
 def test_the_smaller_the_scale_the_more_is_zero(result):
-    zeros = [
-        share(result, f"fp16_{e}", "zero") + share(result, f"fp16_{e}", "flushed")
-        for e in experiment.EXPONENTS
-    ]
+    zeros = [result.runs[f"fp16_{e}"][0].zero_in_all for e in experiment.EXPONENTS]
     assert zeros == sorted(zeros, reverse=True)
     assert zeros[0] > 0.9
     assert zeros[-1] < 0.001
@@ -48,12 +45,10 @@ def test_fp32_predicts_what_fp16_flushes():
     """In the first step, before the runs part: then only what fp16 did upstream differs."""
     predicted = experiment.run_variant("fp32", 1, 1).predicted
     for e in (-8, -5, 0, 3):
-        gradients = experiment.run_variant(f"fp16_{e}", 1, 1).gradients
+        run = experiment.run_variant(f"fp16_{e}", 1, 1)
         expected = predicted[experiment.PREDICTED.index(e)]
         assert expected > 1e-4
-        assert gradients.share("zero") + gradients.share("flushed") == pytest.approx(
-            expected, rel=0.1
-        )
+        assert run.zero_in_all == pytest.approx(expected, rel=0.1)
 
 
 def test_the_prediction_is_a_recount(monkeypatch):

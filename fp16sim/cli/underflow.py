@@ -86,7 +86,7 @@ def _print_underflow(result: Underflow) -> None:
             median_and_range(run.mean_dice for run in runs),
             median_and_range(run.lesion_dice for run in runs),
             f"{np.median([run.steps_skipped for run in runs]):g}",
-            f"{np.median([run.final_scale for run in runs]):g}" if name != "fp32" else "",
+            "" if name == "fp32" else f"2^{np.log2(np.median([r.final_scale for r in runs])):g}",
         )
     out.print(rows)
 
@@ -95,6 +95,7 @@ def _print_underflow(result: Underflow) -> None:
         "run",
         "zero\nalready",
         "flushed",
+        "zero\nin all",
         "predicted\nfrom fp32",
         "subnormal",
         "overflowed",
@@ -105,11 +106,13 @@ def _print_underflow(result: Underflow) -> None:
             fate: f"{np.median([run.gradients.share(fate) for run in runs]):.2%}"
             for fate in ("zero", "flushed", "subnormal", "overflowed")
         }
+        gone = f"{np.median([run.zero_in_all for run in runs]):.2%}"
         predicted = f"{result.predicted_flushed(scale):.2%}" if name != "fp32" else ""
         fates.add_row(
             experiment.VARIANTS[name].label,
             shares["zero"],
             shares["flushed"],
+            gone,
             predicted,
             shares["subnormal"],
             shares["overflowed"],

@@ -104,6 +104,11 @@ class Run:
     #: for fp32: the share of them that fp16 would flush under the scales 2^PREDICTED
     predicted: list[float] | None = field(default=None, repr=False)
 
+    @property
+    def zero_in_all(self) -> float:
+        """The share that was zero when it was stored, by this rounding or before."""
+        return self.gradients.share("zero") + self.gradients.share("flushed")
+
     def to_dict(self) -> dict[str, Any]:
         """The numbers for ``--json``; shares are of all activation gradients, from 0 to 1."""
         return {
@@ -242,13 +247,12 @@ def explain(result: Underflow) -> str:
             f"After {result.steps} steps even fp32 hardly finds a lesion: its Dice is "
             f"{lesion['fp32']:.2f}. Train longer to see more."
         )
-    plain = median("fp16_0", lambda run: run.gradients.share("flushed"))
-    foretold = result.predicted_flushed(1.0)
+    plain = median("fp16_0", lambda run: run.zero_in_all)
     first = (
         f"At this size, a loss that is a mean over {PIXELS} pixels, fp16 without loss scaling "
-        f"flushes {plain:.1%} of all activation gradients to zero ({foretold:.1%} were predicted "
-        f"from fp32's), and the lesions' Dice ends at {lesion['fp16_0']:.3f} (fp32: "
-        f"{lesion['fp32']:.3f}; medians over the seeds). "
+        f"makes {plain:.1%} of all activation gradients zero ({result.predicted_flushed(1.0):.1%}, "
+        f"says the histogram of fp32's), and the lesions' Dice ends at {lesion['fp16_0']:.3f} "
+        f"(fp32: {lesion['fp32']:.3f}; medians over the seeds). "
     )
     return first + _verdict(result.enough, lesion)
 
@@ -267,6 +271,6 @@ def _verdict(enough: float | None, lesion: dict[str, float]) -> str:
         return text + "so it needs scaling."
     return text + (
         f"so it needs no scaling yet, but 2^{-last} times as many pixels, which make gradients as "
-        f"small as that, would need it; the zoo's U-Net for a GPU has {GPU_PIXELS // PIXELS} times "
+        f"small as that, would; the zoo's U-Net for a GPU has {GPU_PIXELS // PIXELS} times "
         "as many."
     )

@@ -65,7 +65,7 @@ def _draw_zeros(axes: Axes, result: Underflow) -> None:
     axes.plot(scales, _percent(predicted), color=BLACK, lw=1.8, label="predicted from fp32's run")
     for position, (scale, runs) in enumerate(_static(result)):
         flushed = np.array([run.gradients.share("flushed") for run in runs])
-        zero = flushed + [run.gradients.share("zero") for run in runs]
+        zero = np.array([run.zero_in_all for run in runs])
         for values, color, marker, fill, label in (
             (zero, ORANGE, "^", "none", "fp16: zero after rounding"),
             (flushed, VERMILION, "o", VERMILION, "fp16: of these not zero before it"),
