@@ -194,3 +194,22 @@ def test_primitives():
     assert rows["gelu"]["precision"].startswith("correctly rounded")
     assert rows["reshape"]["precision"].startswith("exact")
     assert "matmul" in fp16sim("primitives").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "words"),
+    [
+        ("underflow", "--steps", "Train longer"),
+        ("swamping", "--epochs", "stochastic rounding"),
+    ],
+)
+def test_experiments_print_tables_and_draw(tmp_path, command, setting, words):
+    settings = (command, setting, 1, "--seeds", "3,", "--out", tmp_path)
+    done = fp16sim(*settings)
+    assert done.returncode == 0, done.stderr
+    assert words in " ".join(done.stdout.split())
+    assert "fp16, " in done.stdout
+    assert "seed 3: " in done.stderr  # a line for every run, to follow it by
+    assert {path.name for path in tmp_path.iterdir()} == {f"{command}.svg", f"{command}.png"}
+    record = json.loads(fp16sim(*settings, "--json").stdout)
+    assert record["runs"]["fp32"]

@@ -12,7 +12,9 @@ from fp16sim.cli.numbers import explain
 from fp16sim.cli.presets import presets
 from fp16sim.cli.primitives import primitives
 from fp16sim.cli.rescue import rescue
+from fp16sim.cli.swamping import swamping
 from fp16sim.cli.train import train
+from fp16sim.cli.underflow import underflow
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -21,5 +23,18 @@ def main() -> None:
     """See what half precision does to a neural network."""
 
 
-for command in (rescue, explain, accumulate, train, memory, doctor, clinic, primitives, presets):
+COMMANDS = (
+    rescue,
+    underflow,
+    swamping,
+    explain,
+    accumulate,
+    train,
+    memory,
+    doctor,
+    clinic,
+    primitives,
+    presets,
+)
+for command in COMMANDS:
     main.add_command(command)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fp16sim.cli.common import check_writable, console, progress, table
+from fp16sim.cli.common import (
+    check_writable,
+    console,
+    json_option,
+    left_alone,
+    out_option,
+    progress,
+    table,
+)
 
 if TYPE_CHECKING:
     from fp16sim.experiments.accumulation import Accumulation
@@ -29,14 +37,8 @@ if TYPE_CHECKING:
 @click.option("--trials", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--fast", is_flag=True, help="Lengths to 2^14, unless said otherwise.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("figures"),
-    show_default=True,
-    help="Folder for accumulate.svg and accumulate.png.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON, nothing else.")
+@out_option("accumulate")
+@json_option
 @click.pass_context
 def accumulate(
     ctx: click.Context, longest: int, trials: int, seed: int, fast: bool, out: Path, as_json: bool
@@ -48,7 +50,7 @@ def accumulate(
     from fp16sim import plots
     from fp16sim.experiments import accumulation as experiment
 
-    if fast and ctx.get_parameter_source("longest") is click.core.ParameterSource.DEFAULT:
+    if fast and left_alone(ctx, "longest"):
         longest = 14
     check_writable(out)
     with progress("accumulators", len(experiment.ACCUMULATORS)) as (executor, advance):

@@ -8,53 +8,30 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fp16sim.cli.common import check_writable, console, progress, table
+from fp16sim.cli.common import (
+    check_writable,
+    console,
+    json_option,
+    left_alone,
+    out_option,
+    progress,
+    seeds_option,
+    table,
+)
 
 if TYPE_CHECKING:
     from fp16sim.experiments.rescue import Rescue, Run
-
-
-_MOST_SEEDS = 1000
-
-
-def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
-    """A count ("5" is seeds 0 to 4) or a list ("0,3,7", or "7," for one)."""
-    try:
-        numbers = [int(part) for part in value.removesuffix(",").split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a count nor a list like 0,3,7") from None
-    if "," not in value:
-        numbers = list(range(numbers[0])) if 1 <= numbers[0] <= _MOST_SEEDS else []
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise click.BadParameter(
-            f"{value!r} gives no usable seeds; allowed is a count from 1 to {_MOST_SEEDS}, or a "
-            "list of different numbers >= 0 (7, is the list of 7 alone)"
-        )
-    return numbers
 
 
 @click.command(
     epilog="Example: fp16sim rescue --seeds 1 --out /tmp/rescue",
     short_help="Train in fp16 with and without loss scaling, and see the difference.",
 )
-@click.option(
-    "--seeds",
-    callback=_seeds,
-    default="5",
-    show_default=True,
-    metavar="COUNT|LIST",
-    help="How many, or which: 5 is 0 to 4; 0,3,7 is these; 7, is 7 alone.",
-)
+@seeds_option
 @click.option("--steps", type=click.IntRange(min=1), default=600, show_default=True)
 @click.option("--fast", is_flag=True, help="One seed and 250 steps, unless said otherwise.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("figures"),
-    show_default=True,
-    help="Folder for rescue.svg and rescue.png.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON, nothing else.")
+@out_option("rescue")
+@json_option
 @click.pass_context
 def rescue(
     ctx: click.Context, seeds: list[int], steps: int, fast: bool, out: Path, as_json: bool
@@ -67,9 +44,8 @@ def rescue(
     from fp16sim.experiments import rescue as experiment
 
     if fast:
-        given = click.core.ParameterSource.DEFAULT
-        seeds = [0] if ctx.get_parameter_source("seeds") is given else seeds
-        steps = 250 if ctx.get_parameter_source("steps") is given else steps
+        seeds = [0] if left_alone(ctx, "seeds") else seeds
+        steps = 250 if left_alone(ctx, "steps") else steps
     check_writable(out)
     try:
         result = _with_progress(seeds, steps)

@@ -16,7 +16,7 @@ Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from fp16sim import accumulate, tensorcore
 from fp16sim.accumulate import Accumulator, AccumulatorLike
 from fp16sim.arguments import integer
 from fp16sim.backend import Array
+from fp16sim.experiments.spread import spread
 from fp16sim.formats import FP16, FP32, Format
 
 #: what is compared, by the name that tables and figures show
@@ -94,18 +95,9 @@ def accumulation(
     integer("seed", seed, at_least=0)
     lengths = [2**i for i in range(4, longest + 1) if i % 2 == longest % 2 or i == 4]
     one = partial(_errors, lengths=lengths, trials=trials, seed=seed)
-    results: dict[str, dict[str, list[float]]] = {}
-    if executor is None:
-        for name in ACCUMULATORS:
-            results[name] = one(name)
-            on_result(name)
-    else:
-        futures: dict[Future[dict[str, list[float]]], str] = {
-            executor.submit(one, name): name for name in ACCUMULATORS
-        }
-        for future in as_completed(futures):
-            results[futures[future]] = future.result()
-            on_result(futures[future])
+    results = spread(
+        one, list(ACCUMULATORS), executor=executor, on_result=lambda name, _: on_result(name)
+    )
     errors = {kind: {name: results[name][kind] for name in ACCUMULATORS} for kind in KINDS}
     return Accumulation(lengths, trials, seed, errors, _unit_errors(lengths, trials, seed))
 

@@ -13,7 +13,7 @@ range; sigmoid layers, whose derivative is at most 1/4, shrink it further on the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from fp16sim import data, functional
 from fp16sim.autograd import Tensor, no_grad
 from fp16sim.backend import Array
 from fp16sim.counts import FATES, Counts
+from fp16sim.experiments.spread import checked_seeds, spread
 from fp16sim.formats import FP16, FP32, Format
 from fp16sim.models import Autoencoder
 from fp16sim.optim import Adam
@@ -143,32 +144,24 @@ def rescue(
     Raises ValueError for no seeds, negative or repeated ones, or steps below 1; ImportError if
     scikit-learn is missing.
     """
-    seeds = list(seeds)
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={seeds!r} is not allowed; they must be different, each >= 0")
+    seeds = checked_seeds(seeds)
     if steps < 1:
         raise ValueError(f"steps={steps!r} is not allowed; it must be at least 1")
     digits = data.digits()
     baseline = float(np.square(digits.test_images - digits.train_images.mean(axis=0)).mean())
     jobs = [(name, seed) for seed in seeds for name in VARIANTS]
-    runs: dict[tuple[str, int], Run] = {}
-
-    def done(job: tuple[str, int], run: Run) -> None:
-        runs[job] = run
-        if on_run is not None:
-            on_run(job[0], run)
-
-    if executor is None:
-        for job in jobs:
-            done(job, run_variant(*job, steps))
-    else:
-        futures: dict[Future[Run], tuple[str, int]] = {
-            executor.submit(run_variant, *job, steps): job for job in jobs
-        }
-        for future in as_completed(futures):
-            done(futures[future], future.result())
+    runs = spread(
+        partial(_run_job, steps=steps),
+        jobs,
+        executor=executor,
+        on_result=None if on_run is None else lambda job, run: on_run(job[0], run),
+    )
     by_variant = {name: [runs[name, seed] for seed in seeds] for name in VARIANTS}
     return Rescue(baseline, steps, by_variant, digits.test_images[_shown(digits)])
+
+
+def _run_job(job: tuple[str, int], steps: int) -> Run:
+    return run_variant(*job, steps)
 
 
 def run_variant(name: str, seed: int, steps: int) -> Run:

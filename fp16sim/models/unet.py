@@ -100,7 +100,11 @@ class UNet(Network):
 
 def task(size: str, seed: int) -> Task:
     """Generated head phantoms; the metric is the Dice score, by class and their mean."""
-    settings = SETTINGS[size]
+    return phantoms_task(size, SETTINGS[size], seed)
+
+
+def phantoms_task(size: str, settings: dict[str, Any], seed: int) -> Task:
+    """The task in any size; ``settings`` as those of ``SETTINGS``."""
     train = phantoms(settings["images"], settings["image"], rng=1)
     test = phantoms(max(settings["images"] // 5, 8), settings["image"], rng=2)
     model = UNet(settings["width"], settings["depth"], rng=seed)

@@ -13,6 +13,8 @@ from fp16sim.plots.parts import (
     style,
 )
 from fp16sim.plots.rescue import rescue_figure
+from fp16sim.plots.swamping import swamping_figure
+from fp16sim.plots.underflow import underflow_figure
 from fp16sim.plots.xray import xray_figure
 
 __all__ = [
@@ -27,5 +29,7 @@ __all__ = [
     "rescue_figure",
     "save",
     "style",
+    "swamping_figure",
+    "underflow_figure",
     "xray_figure",
 ]
