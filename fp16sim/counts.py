@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ import numpy as np
 from fp16sim.arguments import one_of
 from fp16sim.backend import Array, namespace_of
 from fp16sim.events import Rounded, Updated
-from fp16sim.kernels import WORTH_LOADING, compiled_if_worth
+from fp16sim.kernels import compiled_if_worth
 from fp16sim.kernels.tally import cpu
-from fp16sim.kernels.tally.cpu import HIGHEST_EXPONENT, LOWEST_EXPONENT, no_exponents
+from fp16sim.kernels.tally.cpu import HIGHEST_EXPONENT, LOWEST_EXPONENT, add_to, no_exponents
 
 __all__ = ["FATES", "HIGHEST_EXPONENT", "LOWEST_EXPONENT", "Counts", "UpdateCounts"]
 
@@ -58,6 +58,8 @@ class Counts:
     ulps: float = 0.0
     #: the largest of these errors
     worst_ulps: float = 0.0
+    #: the largest finite magnitude *before* rounding; 0 if there is none
+    largest: float = 0.0
     #: how many values had floor(log2|x|) = e *before* rounding, at index e - LOWEST_EXPONENT
     exponents: Array = field(default_factory=no_exponents)
     #: how many of these were just ±2^e
@@ -91,29 +93,34 @@ class Counts:
         count: int = getattr(self, one_of("fate", fate, FATES))
         return count / self.total if self.total else float("nan")
 
-    def add(self, event: Rounded) -> None:
-        """Count one rounding."""
+    @classmethod
+    def of(cls, event: Rounded) -> Counts:
+        """What became of values in one rounding."""
         before = event.before.reshape(-1)
         after = before if event.after is event.before else event.after.reshape(-1)
         found = _executor(before).tally(before, after, event.fmt)
         nan_given = infinity_given = False
         if found.nan or found.infinite:
             nan_given, infinity_given = _given(event.sources)
-        self.total += int(before.size)
-        self.propagated += found.nan * nan_given + found.infinite * infinity_given
-        self.created += found.nan * (not nan_given) + found.infinite * (not infinity_given)
-        for name in ("zero", "flushed", "subnormal", "saturated", "overflowed", "ulps"):
-            setattr(self, name, getattr(self, name) + getattr(found, name))
-        self.worst_ulps = max(self.worst_ulps, found.worst_ulps)
-        self.exponents += found.exponents
-        self.powers += found.powers
+        return cls(
+            total=int(before.size),
+            zero=found.zero,
+            flushed=found.flushed,
+            subnormal=found.subnormal,
+            saturated=found.saturated,
+            overflowed=found.overflowed,
+            created=found.nan * (not nan_given) + found.infinite * (not infinity_given),
+            propagated=found.nan * nan_given + found.infinite * infinity_given,
+            ulps=found.ulps,
+            worst_ulps=found.worst_ulps,
+            largest=found.largest,
+            exponents=found.exponents,
+            powers=found.powers,
+        )
 
     def merge(self, other: Counts) -> None:
         """Add another's counts to this one's."""
-        for one in fields(self):
-            if one.name != "worst_ulps":
-                setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
-        self.worst_ulps = max(self.worst_ulps, other.worst_ulps)
+        add_to(self, other)
 
     def to_dict(self) -> dict[str, Any]:
         """The counts as plain numbers, and the exponents that occur, as {exponent: count}."""
@@ -123,6 +130,7 @@ class Counts:
             **{fate: getattr(self, fate) for fate in FATES},
             "ulps": self.ulps,
             "worst_ulps": self.worst_ulps,
+            "largest": self.largest,
             "exponents": {int(i) + LOWEST_EXPONENT: int(self.exponents[i]) for i in occupied},
         }
 
@@ -139,10 +147,18 @@ def _given(sources: tuple[Any, ...]) -> tuple[bool, bool]:
     return nan, nan or any(bool(namespace_of(x).isinf(x).any()) for x in arrays)
 
 
+# NumPy counts this many values in about the time that loading Numba takes.
+WORTH_LOADING = 2**26
+_counted = 0
+
+
 def _executor(x: Array) -> Any:
-    """Whose ``tally`` counts this array: compiled where rounding is."""
-    on_host = namespace_of(x) is np
-    return (on_host and compiled_if_worth(x.size / WORTH_LOADING, ".tally")) or cpu
+    """Whose ``tally`` counts this array: compiled where rounding is, or after much counting."""
+    global _counted
+    if namespace_of(x) is not np:
+        return cpu
+    _counted += x.size
+    return compiled_if_worth(_counted / WORTH_LOADING, ".tally") or cpu
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from typing import TypeAlias
 
 
@@ -70,6 +70,10 @@ class Format:
         if self.bits == 0:
             raise ValueError("a format needs more than one number")
 
+    def __hash__(self) -> int:
+        # Formats are keys everywhere; these three tell nearly all of them apart.
+        return hash((self.precision, self.emin, self.emax))
+
     @property
     def nan_is_minus_zero(self) -> bool:
         """Whether NaN has the code of minus zero (the formats called FNUZ)."""
@@ -115,6 +119,7 @@ class Format:
         """The distance from 1 to the next larger number, 2^(1-p)."""
         return 2.0 ** (1 - self.precision)
 
+    @lru_cache(maxsize=1024)  # noqa: B019 - formats are small
     def contains(self, other: Format) -> bool:
         """Whether every finite number of ``other`` is also a number of this format."""
         # Numbers of other below our normal range must be multiples of our subnormals' spacing.

@@ -30,11 +30,9 @@ def counted(before, after, fmt, sources=()):
     """By every executor, which must agree."""
     found = []
     for module in EXECUTORS:
-        counts = Counts()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fp16sim.counts, "_executor", lambda x, module=module: module)
-            counts.add(Rounded(before, after, fmt, ORIGIN, sources))
-        found.append(counts)
+            found.append(Counts.of(Rounded(before, after, fmt, ORIGIN, sources)))
     for counts in found[1:]:
         assert (counts.exponents == found[0].exponents).all()
         assert (counts.powers == found[0].powers).all()
@@ -96,6 +94,7 @@ def test_counts_against_a_recount(values, fmt, dtype, saturate, subnormals):
     record = counts.to_dict()
     exponents = record.pop("exponents")
     mean, worst = record.pop("ulps"), record.pop("worst_ulps")
+    assert record.pop("largest") == abs(before[np.isfinite(before)]).max(initial=0)
     assert record == {"total": len(values)} | recount(before, after, fmt)
     finite = before[np.isfinite(before) & (before != 0)]
     expected, powers = {}, {}
@@ -197,11 +196,7 @@ FORMATS = [fs.FP16, fs.BF16, fs.E4M3, fs.E5M2, fs.E2M1, fs.E3M2, fs.FP32]
 def magnitudes(values, scale=1.0):
     """As an X-ray has them of values that were multiplied by ``scale``."""
     scaled = np.float32(values) * np.float32(scale)
-    sizes = what_if.Magnitudes(Counts())
-    finite = scaled[np.isfinite(scaled)]
-    largest = float(abs(finite).max(initial=0)) / scale
-    sizes.add(what_if.Magnitudes(counted(scaled, scaled, fs.FP32), largest), scale)
-    return sizes
+    return what_if.without_scale(counted(scaled, scaled, fs.FP32), scale)
 
 
 @given(

@@ -53,7 +53,7 @@ def test_the_users_matplotlib_settings_are_left_alone(result, tmp_path):
 def test_histogram_bars_are_the_counts_and_fates():
     x = np.float32([0, 0, 2.0**-30, 1.5 * 2.0**-25, 2.0**-24, 2.0**-14, 1, 2.0**20])
     counts = Counts()
-    counts.add(Rounded(x, round_to(x, "fp16"), FP16, Origin("", "", "value")))
+    counts.merge(Counts.of(Rounded(x, round_to(x, "fp16"), FP16, Origin("", "", "value"))))
     with plots.style():
         axes = plots.new_figure(4, 3).add_subplot()
         plots.exponent_histogram(axes, counts)
@@ -80,7 +80,7 @@ def test_histogram_bars_are_the_counts_and_fates():
 def test_fate_bars_fill_the_whole_width():
     counts = Counts()
     x = np.float32([0, 1e-9, 1e-7, 1, 1e9])
-    counts.add(Rounded(x, round_to(x, "fp16"), FP16, Origin("", "", "value")))
+    counts.merge(Counts.of(Rounded(x, round_to(x, "fp16"), FP16, Origin("", "", "value"))))
     with plots.style():
         axes = plots.new_figure(4, 3).add_subplot()
         plots.fate_bars(axes, [("row", counts)])

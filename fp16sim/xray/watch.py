@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from fp16sim import events
 from fp16sim.arguments import one_of, real
-from fp16sim.backend import Array, namespace_of
 from fp16sim.counts import Counts, UpdateCounts
 from fp16sim.formats import FP16, FormatLike, format_of
 from fp16sim.nn import Module
 from fp16sim.xray import report, what_if
 from fp16sim.xray.record import TALLIED, Birth, Key, Step
-from fp16sim.xray.what_if import Magnitudes, Suggestion
+from fp16sim.xray.what_if import Suggestion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +56,7 @@ class XRay:
         #: rows and columns of the weights that low products multiply by
         self.products: dict[Key, tuple[int, int]] = {}
         # By key and loss scale; what is asked for is summed when it is asked for.
-        self._seen: dict[tuple[Key, float], Magnitudes] = {}
+        self._seen: dict[tuple[Key, float], Counts] = {}
         self._counts: dict[Key, Counts] | None = None
         self._names: dict[int, str] = {}
         self._known: list[Module] = []  # kept, so that their ids stay theirs
@@ -111,38 +110,31 @@ class XRay:
             if op in PRODUCTS and role == "activation" and event.fmt.bits <= 16:
                 weight = event.sources[1].shape
                 self.products[key] = weight[0], math.prod(weight[1:])
-        sizes = self._seen.get((key, scale))
-        if sizes is None:
-            sizes = self._seen[key, scale] = Magnitudes(Counts())
-        counts, self._counts = sizes.counts, None
-        before = [getattr(counts, name) for name in TALLIED]
-        counts.add(event)
-        largest = _largest(event.before)
-        sizes.largest = max(sizes.largest, largest / scale)
+        counts = Counts.of(event)
+        self._seen.setdefault((key, scale), Counts()).merge(counts)
+        self._counts = None
         tally = self._step.counts.setdefault(key, [0] * len(TALLIED))
-        added = dict.fromkeys(TALLIED, 0)
         for place, name in enumerate(TALLIED):
-            added[name] = getattr(counts, name) - before[place]
-            tally[place] += added[name]
-        if added["overflowed"] or added["created"]:
-            self._born(key, added, largest, event)
+            tally[place] += getattr(counts, name)
+        if counts.overflowed or counts.created:
+            self._born(key, counts, event)
         if op.startswith("clip_grad"):
             self._step.log.append(("clip", scale))
 
-    def _born(self, key: Key, added: dict[str, int], largest: float, event: events.Rounded) -> None:
+    def _born(self, key: Key, counts: Counts, event: events.Rounded) -> None:
         if len(self._step.births) >= BIRTHS_PER_STEP:
             return
-        kind, count = "overflow", added["overflowed"]
-        if added["created"]:
+        kind, count = "overflow", counts.overflowed
+        if counts.created:
             before = event.before
-            kind, count = "NaN" if bool((before != before).any()) else "infinity", added["created"]
+            kind, count = "NaN" if bool((before != before).any()) else "infinity", counts.created
         birth = Birth(
             self._step.index,
             key,
             kind,
             count,
-            added["total"],
-            largest,
+            counts.total,
+            counts.largest,
             event.origin.line,
             self._step.scale,
         )
@@ -179,8 +171,8 @@ class XRay:
         """What became of stored values."""
         if self._counts is None:
             self._counts = {}
-            for (key, _), sizes in self._seen.items():
-                self._counts.setdefault(key, Counts()).merge(sizes.counts)
+            for (key, _), counts in self._seen.items():
+                self._counts.setdefault(key, Counts()).merge(counts)
         return self._counts
 
     @property
@@ -232,12 +224,12 @@ class XRay:
 
     def magnitudes(
         self, *, scope: str = "", role: str | None = "gradient", fmt: FormatLike | None = None
-    ) -> Magnitudes:
+    ) -> Counts:
         """Sizes of the values that ``select`` would sum, gradients without their loss scale."""
-        total, keys = Magnitudes(Counts()), set(self._keys(scope, role, fmt))
-        for (key, scale), sizes in self._seen.items():
+        total, keys = Counts(), set(self._keys(scope, role, fmt))
+        for (key, scale), counts in self._seen.items():
             if key in keys:
-                total.add(sizes, scale)
+                total.merge(what_if.without_scale(counts, scale))
         return total
 
     def what_if(
@@ -309,18 +301,6 @@ class XRay:
         """The steps without the one that nothing has happened in yet."""
         last = self._step
         return self.steps if last.counts or last.log else self.steps[:-1]
-
-
-def _largest(x: Array) -> float:
-    """The largest finite magnitude; 0 if there is none."""
-    if not x.size:
-        return 0.0
-    xp = namespace_of(x)
-    largest = max(float(x.max()), -float(x.min()))
-    if math.isfinite(largest):
-        return largest
-    finite = x[xp.isfinite(x)]
-    return float(abs(finite).max()) if finite.size else 0.0
 
 
 @contextmanager

@@ -9,7 +9,6 @@ number, if one of its values is too large, the count is that of values spread ev
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,23 +18,20 @@ from fp16sim.counts import HIGHEST_EXPONENT, LOWEST_EXPONENT, Counts
 from fp16sim.formats import Format
 
 
-@dataclass
-class Magnitudes:
-    """Sizes of values before they were rounded."""
+def without_scale(counts: Counts, scale: float) -> Counts:
+    """Sizes of values that had been multiplied by ``scale``, as they would be without it.
 
-    counts: Counts
-    #: the largest finite magnitude, without the loss scale
-    largest: float = 0.0
-
-    def add(self, other: Magnitudes, scale: float) -> None:
-        """Take in values that had been multiplied by ``scale``, as they would be without it."""
-        counts, down = other.counts, -exponent_of(scale)
-        moved = Counts(total=counts.total, zero=counts.zero, propagated=counts.nonfinite)
-        moved.exponents, moved.powers = (
-            shifted(histogram, down) for histogram in (counts.exponents, counts.powers)
-        )
-        self.counts.merge(moved)
-        self.largest = max(self.largest, other.largest)
+    Of their fates only those are kept that have nothing to do with the format they were stored in.
+    """
+    down = -exponent_of(scale)
+    return Counts(
+        total=counts.total,
+        zero=counts.zero,
+        propagated=counts.nonfinite,
+        largest=counts.largest / scale,
+        exponents=shifted(counts.exponents, down),
+        powers=shifted(counts.powers, down),
+    )
 
 
 def exponent_of(scale: float) -> int:
@@ -57,12 +53,11 @@ def shifted(histogram: Array, octaves: int) -> Array:
     return moved
 
 
-def recount(magnitudes: Magnitudes, fmt: Format, scale: float = 1.0) -> Counts:
+def recount(values: Counts, fmt: Format, scale: float = 1.0) -> Counts:
     """What would become of the values times ``scale``, rounded to ``fmt`` to nearest even.
 
     scale: a power of two; of others, the power of two below them.
     """
-    values = magnitudes.counts
     up = exponent_of(scale)
     exponents, powers = shifted(values.exponents, up), shifted(values.powers, up)
     last = fmt.emin - fmt.precision if fmt.subnormals else fmt.emin - 1  # 2^last is a tie with 0
@@ -71,7 +66,7 @@ def recount(magnitudes: Magnitudes, fmt: Format, scale: float = 1.0) -> Counts:
     small = int(exponents[: _place(fmt.emin)].sum())
     beyond = int(exponents[top + 1 :].sum())
     limit = fmt.max + 2.0 ** (fmt.emax - fmt.precision)
-    if magnitudes.largest * 2.0**up >= limit:
+    if values.largest * 2.0**up >= limit:
         binade = int(exponents[top])
         beyond += round(binade * (2.0 - math.ldexp(limit, -fmt.emax)))
     result = Counts(
@@ -108,16 +103,16 @@ class Suggestion(NamedTuple):
     flushed_without: float
 
 
-def suggest(magnitudes: Magnitudes, fmt: Format, headroom: int = 1) -> Suggestion:
+def suggest(values: Counts, fmt: Format, headroom: int = 1) -> Suggestion:
     """The largest power of two that keeps all gradients ``headroom`` binades inside the format.
 
     The rule of Micikevicius et al. (2018), section 3.2: the scale times the largest gradient must
     stay below the largest number. It is never below 1 unless gradients overflow without it.
     """
-    if not magnitudes.largest:
+    if not values.largest:
         raise ValueError("no gradients were seen that are not zero; nothing can be suggested")
-    scale = 2.0 ** min(fmt.emax - headroom - exponent_of(magnitudes.largest), 127)
-    without, with_it = recount(magnitudes, fmt), recount(magnitudes, fmt, scale)
+    scale = 2.0 ** min(fmt.emax - headroom - exponent_of(values.largest), 127)
+    without, with_it = recount(values, fmt), recount(values, fmt, scale)
     number = max(with_it.total - with_it.zero, 1)
     return Suggestion(
         scale, with_it.flushed / number, with_it.overflowed / number, without.flushed / number

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from fp16sim.kernels.layout import carrier_for
 # Exponents of all finite float64 values lie in here; a histogram has a bin for each.
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -1074, 1023
 BINS = HIGHEST_EXPONENT - LOWEST_EXPONENT + 1
+
+# What is no sum.
+MAXIMA = ("worst_ulps", "largest")
 
 # Values that are counted at a time, so that what is computed on the way stays in the cache.
 BLOCK = 2**16
@@ -38,15 +42,24 @@ class Tally:
     #: sum and maximum of rounding errors
     ulps: float = 0.0
     worst_ulps: float = 0.0
+    #: the largest finite magnitude before rounding; 0 if there is none
+    largest: float = 0.0
     exponents: Array = field(default_factory=no_exponents)
     powers: Array = field(default_factory=no_exponents)
 
     def merge(self, other: Tally) -> None:
         """Add another's numbers."""
-        for one in fields(self):
-            if one.name != "worst_ulps":
-                setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
-        self.worst_ulps = max(self.worst_ulps, other.worst_ulps)
+        add_to(self, other)
+
+
+def add_to(total: Any, other: Any) -> None:
+    """Add all fields of one dataclass of counts to another's, but keep the larger of maxima."""
+    ours, theirs = vars(total), vars(other)
+    for name, value in theirs.items():
+        if name in MAXIMA:
+            ours[name] = max(ours[name], value)
+        else:
+            ours[name] += value  # histograms: in place
 
 
 def limit_of(fmt: Format) -> float:
@@ -56,10 +69,11 @@ def limit_of(fmt: Format) -> float:
 
 def tally(before: Array, after: Array, fmt: Format) -> Tally:
     """Count flat arrays of one dtype; one and the same array if rounding has changed nothing."""
-    total, exact = Tally(), after is before
+    exact = after is before
     width = BLOCK if namespace_of(before) is np else max(before.size, 1)
     with np.errstate(all="ignore"):  # a limit may not fit the arrays' dtype
-        for start in range(0, before.size, width):
+        total = _tally(before[:width], after[:width], fmt, exact)
+        for start in range(width, before.size, width):
             part = slice(start, start + width)
             total.merge(_tally(before[part], after[part], fmt, exact))
     return total
@@ -68,13 +82,14 @@ def tally(before: Array, after: Array, fmt: Format) -> Tally:
 def _tally(before: Array, after: Array, fmt: Format, exact: bool) -> Tally:
     xp, size = namespace_of(before), int(before.size)
     one = Tally()
-    one.exponents, one.powers = _histograms(before)
-    one.zero = size - int(xp.count_nonzero(before != 0))  # faster than count_nonzero(before)
-    left = after != 0
-    small = xp.abs(after) < fmt.smallest_normal
-    one.flushed = size - int(xp.count_nonzero(left)) - one.zero
-    one.subnormal = int(xp.count_nonzero(small & left))
+    one.zero, one.exponents, one.powers = _count_exponents(before)
     nonfinite = size - one.zero - int(one.exponents.sum())
+    # What is not small before is not small after.
+    one.subnormal = int(one.exponents[: fmt.emin - LOWEST_EXPONENT].sum())
+    if one.subnormal and not exact:
+        zeros = size - int(xp.count_nonzero(after != 0))  # faster than count_nonzero(after)
+        one.flushed = zeros - one.zero
+        one.subnormal = int(xp.count_nonzero(xp.abs(after) < fmt.smallest_normal)) - zeros
     # Of the values out of range the finite ones have overflowed or were saturated.
     if nonfinite or one.exponents[fmt.emax - LOWEST_EXPONENT :].any():
         known, kept = xp.isfinite(before), xp.isfinite(after)
@@ -82,11 +97,18 @@ def _tally(before: Array, after: Array, fmt: Format, exact: bool) -> Tally:
         one.infinite = nonfinite - one.nan
         one.overflowed = int(xp.count_nonzero(known & ~kept))
         one.saturated = int(xp.count_nonzero(known & kept & (xp.abs(before) > limit_of(fmt))))
+        one.largest = _largest(before[known])
         before, after = before[known & kept], after[known & kept]
+    else:
+        one.largest = _largest(before)
     if after.size and not exact:
         errors = _errors(before, after, fmt)
         one.ulps, one.worst_ulps = float(errors.sum(dtype=np.float64)), float(errors.max())
     return one
+
+
+def _largest(x: Array) -> float:
+    return max(float(x.max()), -float(x.min())) if x.size else 0.0
 
 
 def _errors(before: Array, after: Array, fmt: Format) -> Array:
@@ -101,41 +123,32 @@ def _errors(before: Array, after: Array, fmt: Format) -> Array:
     return errors
 
 
-def _histograms(x: Array) -> tuple[Array, Array]:
-    """How many of the finite values other than zero have floor(log2|x|) = e, for every e.
+def _count_exponents(x: Array) -> tuple[int, Array, Array]:
+    """How many values are zero, and of those that are not, how many have floor(log2|x|) = e.
 
-    And how many of them are just ±2^e.
+    And how many of these are just ±2^e; both for every e.
     """
     if not x.size:
-        return no_exponents(), no_exponents()  # CuPy's bincount wants values
-    # The exponent field is code = e + bias for normal numbers, and quick to count.
-    if x.dtype == np.float32:
-        bits, bias = x.view(np.uint32), 127
-        codes: Array = (bits >> np.uint32(23)).astype(np.uint8)
-        whole = (bits << np.uint32(9)) == 0
-    else:
-        bits, bias = x.view(np.uint64), 1023
-        codes = (bits >> np.uint64(52)).astype(np.uint16) & 0x7FF
-        whole = (bits << np.uint64(12)) == 0
-    exponents, powers = (placed(_bincount(c, 2 * bias + 2), bias) for c in (codes, codes[whole]))
-    tiny = (codes == 0) & ~whole
-    if tiny.any():
-        add_tiny(x[tiny], exponents, powers)
-    return exponents, powers
+        return 0, no_exponents(), no_exponents()  # CuPy's bincount wants values
+    # The exponent field is e + bias for normal numbers. Behind it, whether anything follows.
+    carrier = carrier_for(x.dtype)
+    bits, bias, point = x.view(carrier.words), carrier.fmt.emax, carrier.fraction_bits
+    codes: Array = (bits >> carrier.words(point - 1)).astype(np.uint16)
+    codes &= np.uint16(4 * bias + 2)
+    codes |= bits << carrier.words(carrier.fmt.bits - point) != 0
+    whole, others = _bincount(codes, 4 * bias + 4).reshape(-1, 2).T
+    exponents, powers = no_exponents(), no_exponents()
+    normal = slice(1 - bias - LOWEST_EXPONENT, 1 + bias - LOWEST_EXPONENT)
+    exponents[normal], powers[normal] = (whole + others)[1:-1], whole[1:-1]
+    if others[0]:
+        add_tiny(x[codes == 1], exponents, powers)
+    return int(whole[0]), exponents, powers
 
 
 def _bincount(codes: Array, bins: int) -> Array:
     if not codes.size:
         return np.zeros(bins, np.int64)
     return to_host(namespace_of(codes).bincount(codes, minlength=bins))
-
-
-def placed(by_code: Array, bias: int) -> Array:
-    """A histogram of exponents from one of exponent fields."""
-    histogram = no_exponents()
-    first = 1 - bias - LOWEST_EXPONENT
-    histogram[first : first + 2 * bias] = by_code[1 : 2 * bias + 1]
-    return histogram
 
 
 def add_tiny(x: Array, exponents: Array, powers: Array) -> None:
