@@ -31,7 +31,7 @@ import numpy as np
 
 from fp16sim.arguments import integer, one_of, real
 from fp16sim.backend import Array, namespace_of
-from fp16sim.blocks import MXFP8_E4M3, store_blocks
+from fp16sim.blocks import MXFP8_E4M3, BlockFormat, store_blocks
 from fp16sim.events import Origin
 from fp16sim.formats import E4M3, E5M2, FP32, Format
 from fp16sim.rounding import store
@@ -47,6 +47,10 @@ class Quantized(NamedTuple):
     values: Array
     #: what products with it are to be multiplied by: 1 / scale, an fp32 number
     inverse: np.float32
+    #: what it takes to keep it
+    fmt: Format | BlockFormat
+    #: what it is, as ``Origin.role`` says it
+    role: str
 
 
 class Recipe(ABC):
@@ -89,7 +93,7 @@ class _PerTensor(Recipe):
         scale = self._scale(x, fmt, origin, record)
         with np.errstate(all="ignore"):
             values = store(x * scale, fmt, origin, (x,), saturate=True)
-        quantized = Quantized(values, np.float32(1) / scale)
+        quantized = Quantized(values, np.float32(1) / scale, fmt, origin.role)
         return quantized, quantized
 
     @abstractmethod
@@ -220,7 +224,8 @@ class MXFP8(Recipe):
     ) -> tuple[Quantized, Quantized]:
         """See ``Recipe.quantize``."""
         last, first = (store_blocks(x, MXFP8_E4M3, axis, origin) for axis in (-1, 0))
-        return Quantized(last, np.float32(1)), Quantized(first, np.float32(1))
+        one, role = np.float32(1), origin.role
+        return Quantized(last, one, MXFP8_E4M3, role), Quantized(first, one, MXFP8_E4M3, role)
 
 
 def _amax(x: Array) -> np.float32:

@@ -48,8 +48,8 @@ BY_HAND = {
     "O2": (26 * 2, 26 * 4, 0, 26 * 2, (18 + 24) * 2 + LOSS),
     "O3": (26 * 2, 0, 0, 26 * 2, (18 + 24) * 2 + LOSS),
     "amp_bf16": (26 * 4, 0, 20 * 2, 26 * 4, (18 + 24) * 2 + LOSS),
-    # ReLU keeps bf16, the layers fp8
-    "fp8": (26 * 4, 0, 20, 26 * 4, 24 * 2 + (18 + 24) + LOSS),
+    # ReLU keeps bf16, the layers fp8, and an fp32 scale for each array
+    "fp8": (26 * 4, 0, 20 + 2 * 4, 26 * 4, 24 * 2 + (18 + 24) + 2 * 4 + LOSS),
 }
 
 
@@ -72,6 +72,25 @@ class TestByHand:
         for totals in (report.by_format, report.by_kind, report.by_module):
             assert sum(totals.values()) == activations + casts
             assert list(totals.values()) == sorted(totals.values(), reverse=True)
+
+    def test_blocks_that_share_a_scale(self):
+        """12 + 8 weights and 18 + 24 values make a block each, with a scale of one byte."""
+        region = fs.autocast("bf16", recipe=fs.recipes.MXFP8())
+        report = fs.memory_report(MLP(), batch_of(6), region)
+        assert report.by_format["mxfp8_e4m3"] == (12 + 8 + 18 + 24) + 4
+        assert report.casts == 12 + 8 + 2
+        large = fs.memory_report(MLP(), batch_of(60), region)
+        assert large.by_format["mxfp8_e4m3"] == (180 + 6) + (240 + 8) + (12 + 1) + (8 + 1)
+
+    def test_scales_of_a_recipe_are_left_alone(self):
+        recipe = fs.recipes.DelayedScaling(amax_history_len=2)
+        region = fs.autocast("bf16", recipe=recipe)
+        with region:
+            MLP().loss(*batch_of(6))
+        before = str(recipe.state_dict())
+        report = fs.memory_report(MLP(), batch_of(60, seed=1), region, measure=True)
+        assert report.by_format["e4m3"] == 180 + 240 + 20 + 4 * 4
+        assert str(recipe.state_dict()) == before
 
     def test_parts_of_what_is_held(self):
         report = fs.memory_report(MLP(), batch_of(6), "amp")
@@ -462,9 +481,9 @@ class TestInWords:
         lines = [" ".join(line.split()) for line in memory_table(reports, 10**6).splitlines()]
         assert "A training step of 6 samples" in lines
         assert "weights 104 B 104 B 52 B 52 B 104 B 104 B" in lines
-        # a half more: 40 of 104 by casts, without biases; 52 and 104 of 104
-        assert "weights, masters, casts 1.00 1.38 1.50 0.50 1.38 1.19" in lines
-        assert "activations 1.00 0.71 0.71 0.71 0.71 0.73" in lines
+        # a half more: 40 of 104 by casts, without biases; 52 and 104 of 104; 20 and two scales
+        assert "weights, masters, casts 1.00 1.38 1.50 0.50 1.38 1.27" in lines
+        assert "activations 1.00 0.71 0.71 0.71 0.71 0.76" in lines
         largest = " ".join(f"{report.largest_batch(10**6):,}" for report in reports)
         assert f"largest batch in 977 KiB {largest}" in lines
         assert not any(line.startswith("buffers") for line in lines)

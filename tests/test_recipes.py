@@ -133,10 +133,18 @@ def mx(x, axis):
 
 
 def test_mxfp8_is_a_straight_line_program(rng):
-    """33 to 70 values: a block and a part of one along each axis."""
+    """33 to 70 values: a block and a part of one along each axis.
+
+    All of them in four binades, so that sums of 8-bit products are exact in fp32, in any order.
+    """
+
+    def values(*shape):
+        return bf16(rng.uniform(1, 16, shape) * rng.choice([-1, 1], shape))
+
     layer = fs.nn.Linear(70, 33, bias=False, rng=0)
-    x, g = bf16(rng.standard_normal((40, 70)) * 9), bf16(rng.standard_normal((40, 33)) * 1e-5)
-    leaf, w = fs.Tensor(x, requires_grad=True, fmt="bf16"), bf16(layer.weight.data)
+    layer.weight.data = values(33, 70) / 64
+    x, g, w = values(40, 70), values(40, 33) * np.float32(2.0**-20), layer.weight.data
+    leaf = fs.Tensor(x, requires_grad=True, fmt="bf16")
     with fs.autocast("bf16", recipe=MXFP8()):
         y = layer(leaf)
     y.backward(g)

@@ -17,6 +17,7 @@ import numpy as np
 from fp16sim.autograd.tape import Node, nodes
 from fp16sim.backend import Array, is_on_gpu
 from fp16sim.formats import Format
+from fp16sim.recipes import Quantized
 
 #: primitives whose rule reads the normalised values: fp32 ones, that belong to no format. Kernels,
 #: as PyTorch's, keep the input instead, in its own format, and normalise it anew.
@@ -58,11 +59,10 @@ def native_bytes(size: int, fmt: Format) -> int:
     return -(-size * bits // 8)  # rounded up
 
 
-def account(root: Node, kept: list[Node], operands: Format | None = None) -> Account:
+def account(root: Node, kept: list[Node]) -> Account:
     """What the tape below ``root`` holds, and will hold on the way back.
 
-    kept: what is counted elsewhere: the parameters and buffers. operands: the format in which
-    linear layers keep their inputs and weights; None: the one they were computed in.
+    kept: what is counted elsewhere: the parameters and buffers.
 
     A gradient counts as an array of its own, in its value's format, from the moment it is computed
     until its node is passed; that some are views of another's is left out, and so is what a rule
@@ -73,7 +73,7 @@ def account(root: Node, kept: list[Node], operands: Format | None = None) -> Acc
     held: dict[Hashable, Held] = {}
     native: dict[int, Holding] = {}
     for node in reversed(walked):
-        arrays = {key: one for key, one in _needed(node, operands) if key not in others}
+        arrays = {key: one for key, one in _needed(node) if key not in others}
         for key, one in arrays.items():
             held.setdefault(key, one)
         native[id(node)] = {key: one.bytes for key, one in arrays.items()}
@@ -109,7 +109,7 @@ def _walk(
     return (*moments, live)
 
 
-def _needed(node: Node, operands: Format | None) -> Iterator[tuple[Hashable, Held]]:
+def _needed(node: Node) -> Iterator[tuple[Hashable, Held]]:
     """The arrays that the rule of a node will be given, in their formats."""
     place = node.origin.scope, node.origin.op
     around = [
@@ -118,16 +118,25 @@ def _needed(node: Node, operands: Format | None) -> Iterator[tuple[Hashable, Hel
     ]
     # A primitive that stores values for its backward says in which format.
     stored = next((part for part in node.residuals if isinstance(part, Format)), None)
+    quantized = {id(part.values): part for part in node.residuals if isinstance(part, Quantized)}
     for array in _kept_arrays(node, NORMS):
-        owner = _owner(array)
+        owner, part = _owner(array), quantized.get(id(array))
         source = next((one for one, own in around if own is owner), None)
         fmt = source.fmt if source is not None else stored if owner.dtype.kind == "f" else None
-        if operands is not None and node.origin.op == "linear" and source is not None:
-            fmt = operands
         kind = "inside" if source is None else source.origin.role
         size = owner.nbytes if fmt is None else native_bytes(owner.size, fmt)
         name = _DTYPES.get(owner.dtype.name, owner.dtype.name) if fmt is None else str(fmt)
+        if part is not None:
+            kind, name, size = part.role, str(part.fmt), _quantized_bytes(part)
         yield _native_key(owner, name), Held(*place, kind, name, size)
+
+
+def _quantized_bytes(part: Quantized) -> int:
+    """Bytes of the elements and their scales: an fp32 number, or one for each block of them."""
+    if isinstance(part.fmt, Format):
+        return native_bytes(part.values.size, part.fmt) + part.inverse.nbytes
+    elements, blocks = part.values.size, -(-part.values.size // part.fmt.size)
+    return native_bytes(elements, part.fmt.element) + native_bytes(blocks, part.fmt.scale)
 
 
 # What a carrier holds that is in no format has the carrier's own.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -13,11 +14,12 @@ from fp16sim import events, nn, optim, presets
 from fp16sim.arguments import one_of
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array, carrier_of, device_of, peak_memory
-from fp16sim.formats import BF16, E4M3, FP32, Format
+from fp16sim.formats import BF16, FP32, Format
 from fp16sim.nn.layers import NORMS
 from fp16sim.optim import Optimizer
 from fp16sim.precision import autocast
 from fp16sim.presets import Preset
+from fp16sim.recipes import CurrentScaling
 from fp16sim.training import train_step
 from fp16sim.xray.budget import MemoryReport
 from fp16sim.xray.holdings import Account, account, native_bytes
@@ -36,9 +38,6 @@ class MemoryPolicy:
     region: autocast | None = None
     #: whether the optimiser keeps an fp32 copy of parameters in less
     masters: bool = False
-    #: in which linear layers keep inputs and weights for backward; None: as they were computed.
-    #: This is counted and not computed: the values are those of the region.
-    operands: Format | None = None
 
     @classmethod
     def of(cls, preset: Preset) -> MemoryPolicy:
@@ -57,7 +56,7 @@ POLICIES: Mapping[str, MemoryPolicy] = MappingProxyType(
         "O2": MemoryPolicy.of(presets.O2),
         "O3": MemoryPolicy.of(presets.O3),
         "amp_bf16": MemoryPolicy.of(presets.amp_bf16),
-        "fp8": MemoryPolicy("fp8", region=autocast(BF16), operands=E4M3),
+        "fp8": MemoryPolicy("fp8", region=autocast(BF16, recipe=CurrentScaling())),
     }
 )
 
@@ -120,7 +119,7 @@ def memory_report(
     # Copies: a slice would keep the whole.
     part = tuple(array[:half].copy() for array in batch)
     batch = tuple(array.copy() for array in batch)
-    with events.unobserved():
+    with events.unobserved(), _kept(checked.region):
         twin, mover = _twins(model, optimizer, checked)
         whole = _account(twin, checked, loss, batch)
         other = _account(twin, checked, loss, part)
@@ -168,6 +167,18 @@ def _twins(
     return twin, mover
 
 
+@contextmanager
+def _kept(region: autocast | None) -> Iterator[None]:
+    """Nothing that is done in the block moves the scales of the region's recipe."""
+    recipe = None if region is None else region.recipe
+    state = {} if recipe is None else recipe.state_dict()
+    try:
+        yield
+    finally:
+        if recipe is not None:
+            recipe.load_state_dict(state)
+
+
 def _account(model: nn.Module, policy: MemoryPolicy, loss: Loss, batch: Sequence[Array]) -> Account:
     with policy.region or autocast(enabled=False):
         root = loss(model, *batch)
@@ -178,7 +189,7 @@ def _account(model: nn.Module, policy: MemoryPolicy, loss: Loss, batch: Sequence
             "the loss does not require a gradient: backward would keep nothing "
             "(no parameter requires one, or this is inside no_grad)"
         )
-    return account(root, [value for _, value in model.named_tensors()], policy.operands)
+    return account(root, [value for _, value in model.named_tensors()])
 
 
 def _measured(

@@ -61,4 +61,4 @@ def _product(x: Quantized, y: Quantized) -> Array:
 
 
 def _turned(x: Quantized) -> Quantized:
-    return Quantized(x.values.T, x.inverse)
+    return x._replace(values=x.values.T)
