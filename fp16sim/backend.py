@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
+from contextvars import ContextVar
+from functools import cache
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fp16sim.arguments import one_of
-from fp16sim.formats import FP32, Format
+from fp16sim.formats import BF16, FP16, FP32, Format
 
 #: a NumPy array, or a CuPy array, which has the same interface
 Array: TypeAlias = NDArray[Any]
@@ -144,6 +146,89 @@ def _pooled() -> Iterator[Callable[[], int]]:
 def carrier_of(fmt: Format) -> np.dtype[Any]:
     """The dtype in which an emulated array of this format is stored: float32 if it fits."""
     return np.dtype(np.float32 if FP32.contains(fmt) else np.float64)
+
+
+#: how values are kept: "native", in the bits of their format where hardware has it; "emulated", as
+#: float32 or float64 numbers; "auto": natively on a GPU, emulated on the host
+STORAGES = ("auto", "native", "emulated")
+
+_storage: ContextVar[tuple[str, bool]] = ContextVar("storage", default=("auto", False))
+
+
+class storage(ContextDecorator):  # noqa: N801 - a region, as autocast
+    """Inside, values that are computed are kept in this way; also works as a decorator.
+
+    ``native`` keeps fp16 and bf16 values in two bytes, as PyTorch's half tensors do. Every
+    primitive widens what it reads to float32, computes there and rounds once, so that it gives the
+    numbers that the emulation gives, bit for bit, unless a GPU's library adds in another order.
+    Formats that no array library stores, and moments of optimisers, are emulated all the same.
+    Values made elsewhere keep the storage that they have. In this thread only.
+
+    kind: one of ``STORAGES``; without a region it is "auto". tf32: whether products of fp32
+        matrices on a GPU may read them as TF32 (PyTorch's ``allow_tf32``).
+
+    Raises ValueError for another kind, TypeError for a switch that is none. bf16 stored natively
+    needs the package ml_dtypes (ImportError; "auto" emulates bf16 without it).
+    """
+
+    def __init__(self, kind: str = "auto", *, tf32: bool = False) -> None:
+        if not isinstance(tf32, bool):
+            raise TypeError(f"tf32 must be True or False, got {tf32!r}")
+        self._setting = one_of("kind", kind, STORAGES), tf32
+
+    def __enter__(self) -> storage:
+        self._token = _storage.set(self._setting)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _storage.reset(self._token)
+
+
+def tf32_allowed() -> bool:
+    """Whether products of fp32 matrices may read them as TF32."""
+    return _storage.get()[1]
+
+
+@cache
+def _native(fmt: Format, needed: bool) -> np.dtype[Any] | None:
+    """The dtype of two bytes that holds just the numbers of this format, if there is one."""
+    if fmt == FP16:
+        return np.dtype(np.float16)
+    if fmt != BF16:
+        return None
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        if not needed:
+            return None
+        raise ImportError(
+            "storage('native') keeps bf16 in ml_dtypes' bfloat16: pip install ml_dtypes"
+        ) from error
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
+
+
+def stored_dtype(fmt: Format, like: Array) -> np.dtype[Any]:
+    """The dtype in which values of a format are kept beside this array, in the region in force."""
+    kind, _ = _storage.get()
+    if kind == "native" or (kind == "auto" and namespace_of(like) is not np):
+        return _native(fmt, kind == "native") or carrier_of(fmt)
+    return carrier_of(fmt)
+
+
+def is_half(x: Array) -> bool:
+    """Whether an array keeps fp16 or bf16 values natively."""
+    return x.dtype.name in ("float16", "bfloat16")
+
+
+def computing_dtype(x: Array) -> np.dtype[Any]:
+    """What is computed in when this array is read: float32 for those of two bytes, or its own."""
+    return np.dtype(np.float32) if is_half(x) else x.dtype
+
+
+def carried(x: Array) -> Array:
+    """The same values in the dtype that computes; the array itself if it is in that already."""
+    return x.astype(np.float32) if is_half(x) else x
 
 
 def generator(rng: RandomLike) -> np.random.Generator:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fp16sim.arguments import one_of
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, carried, namespace_of
 from fp16sim.events import Rounded, Updated
 from fp16sim.kernels import compiled_if_worth
 from fp16sim.kernels.tally import cpu
@@ -140,7 +140,8 @@ def _given(sources: tuple[Any, ...]) -> tuple[bool, bool]:
 
     Only finite numbers cannot make an operation return either, but by its own doing.
     """
-    arrays = [x for x in sources if getattr(getattr(x, "dtype", None), "kind", "") == "f"]
+    arrays = [carried(x) for x in sources if hasattr(x, "dtype")]
+    arrays = [x for x in arrays if x.dtype.kind == "f"]
     if not arrays:
         return True, True  # values that a caller rounds, of unknown origin
     nan = any(bool((x != x).any()) for x in arrays)

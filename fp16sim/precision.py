@@ -20,7 +20,6 @@ which we have no operation.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from contextlib import ContextDecorator
 from contextvars import ContextVar
@@ -30,8 +29,9 @@ from typing import Any, NamedTuple
 
 from fp16sim.accumulate import Accumulator, AccumulatorLike, MatrixUnit, accumulator_of, multiplier
 from fp16sim.arguments import one_of
-from fp16sim.backend import Array
+from fp16sim.backend import Array, carried
 from fp16sim.formats import FP32, FP64, Format, FormatLike, format_of, widest
+from fp16sim.kernels import product
 from fp16sim.recipes import Recipe
 
 #: what a primitive's class can be
@@ -153,8 +153,9 @@ def multiplier_for(fmt: Format) -> Callable[[Array, Array], Array]:
     """How a primitive that runs in ``fmt`` multiplies matrices, as the policy in force says."""
     policy = policy_in_force()
     if policy is None or policy.accumulator is None or fmt != policy.low:
-        return operator.matmul
-    return multiplier(policy.accumulator, fmt)
+        return product
+    adds = multiplier(policy.accumulator, fmt)
+    return lambda x, y: adds(carried(x), carried(y))
 
 
 def recipe_for(primitive: str, inputs: list[Format]) -> Recipe | None:

@@ -11,7 +11,16 @@ from numpy.typing import ArrayLike
 
 from fp16sim import events
 from fp16sim.arguments import integer, one_of
-from fp16sim.backend import Array, Draw, RandomLike, carrier_of, generator, namespace_of
+from fp16sim.backend import (
+    Array,
+    Draw,
+    RandomLike,
+    carried,
+    carrier_of,
+    generator,
+    namespace_of,
+    stored_dtype,
+)
 from fp16sim.formats import DTYPE_NAMES, FP32, Format, FormatLike, format_of
 from fp16sim.kernels import executor_for, reference
 from fp16sim.kernels.layout import FLOAT64, carrier_for
@@ -273,17 +282,24 @@ def store(
     *,
     saturate: bool = False,
 ) -> Array:
-    """Round a freshly computed array to ``fmt``, into the dtype that carries it.
+    """Round a freshly computed array to ``fmt``, into the dtype that keeps it.
 
     The engine's door to rounding: no checks, no copy where rounding would change nothing.
     Observers hear of it, and of the ``sources`` that it was computed from, unless ``origin`` is
     None. saturate: as for ``round_to``.
     """
     value = namespace_of(value).asarray(value)  # 0-d arithmetic leaves scalars
+    dtype, observed = stored_dtype(fmt, value), origin is not None and events.observed()
+    if not observed and dtype.itemsize == 2:
+        if value.dtype == dtype:
+            return value  # it is on the grid
+        if not saturate and namespace_of(value) is not np and value.dtype == np.float32:
+            return value.astype(dtype)  # a GPU converts with one rounding, to nearest even
+    value = carried(value)
     rounded = _rounded(value, fmt, saturate=saturate)
-    if events.observed() and origin is not None:
+    if observed and origin is not None:
         events.announce(events.Rounded(value, rounded, fmt, origin, sources))
-    return rounded.astype(carrier_of(fmt), copy=False)
+    return rounded.astype(dtype, copy=False)
 
 
 def float_array(x: object, argument: str, *, gpu: bool = False) -> tuple[Array, Format]:

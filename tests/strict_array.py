@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from fp16sim.kernels import cpu
+from fp16sim.kernels import cpu, product
 
 VERSION = "14.2.0"
 
@@ -142,7 +142,8 @@ class StrictArray:
     __module__ = "cupy"
 
     def __init__(self, values):
-        if values.dtype.kind not in "biufc" or values.dtype in (np.longdouble, np.clongdouble):
+        known = values.dtype.kind in "biufc" or values.dtype.name == "bfloat16"
+        if not known or values.dtype in (np.longdouble, np.clongdouble):
             raise ValueError(f"Unsupported dtype {values.dtype}")
         self._values = values
 
@@ -409,10 +410,12 @@ def _special(name):
 
 
 def _kernels():
-    """fp16sim.kernels.gpu without CUDA: NumPy's kernel, which gives the same bits."""
-    module = types.ModuleType("fp16sim.kernels.gpu")
-    module.round_array = lambda x, out, *how: cpu.round_array(x._values, out._values, *how)
-    return module
+    """The modules of CUDA kernels without CUDA: NumPy's, which give the same bits."""
+    rounding = types.ModuleType("fp16sim.kernels.gpu")
+    rounding.round_array = lambda x, out, *how: cpu.round_array(x._values, out._values, *how)
+    products = types.ModuleType("fp16sim.kernels.gemm")
+    products.product = lambda x, y: _wrapped(product(x._values, y._values))
+    return rounding, products
 
 
 def _modules():
@@ -422,7 +425,7 @@ def _modules():
     cupyx.scipy.special = types.ModuleType("cupyx.scipy.special")
     for name in ("erf", "erfc"):
         setattr(cupyx.scipy.special, name, _special(name))
-    parts = (strict, cupyx, cupyx.scipy, cupyx.scipy.special, _kernels())
+    parts = (strict, cupyx, cupyx.scipy, cupyx.scipy.special, *_kernels())
     return {module.__name__: module for module in parts}
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from fp16sim import events
 from fp16sim.autograd.tape import LazyGradient, Node, Rule, recording
-from fp16sim.backend import Array, device_of, namespace_of, to_device
+from fp16sim.backend import Array, carried, device_of, namespace_of, to_device
 from fp16sim.formats import Format
 from fp16sim.precision import (
     KeptCast,
@@ -71,8 +71,16 @@ class Primitive:
 
     def backward(self, rule: R) -> R:
         """Decorator that registers the rule: gradient and residuals to one gradient per input."""
-        self._rule = rule
+        self._rule = rule if self._reads_stored else _reading_carried(rule)
         return rule
+
+    @property
+    def _reads_stored(self) -> bool:
+        """Whether it takes arrays as they are kept: it moves values about, or hands them to BLAS.
+
+        Others are given them in the dtype that computes.
+        """
+        return self.exact or self.multiplies
 
     def __call__(self, *inputs: N, fmt: Format | None = None, **options: Any) -> N:
         """Apply to tensors in any formats; ``options`` go to the forward function as they are.
@@ -88,14 +96,16 @@ class Primitive:
             options["fmt"] = fmt
         if self.multiplies:
             options["multiply"] = multiplier_for(fmt)
+        kept = tuple(node.data for node in inputs)
+        read = kept if self._reads_stored else tuple(map(carried, kept))
         with np.errstate(all="ignore"):
-            value, residuals = self._forward(*(node.data for node in inputs), **options)
+            value, residuals = self._forward(*read, **options)
             array = namespace_of(value).asarray(value)  # 0-d arithmetic leaves scalars
         origin = _origin(self.name, "activation")
-        sources = tuple(node.data for node in inputs)
-        stored = array if self.exact else store(array, fmt, origin, sources)
+        stored = array if self.exact else store(array, fmt, origin, kept)
         # Backward sees what was stored, not the value before rounding, which no longer exists.
-        residuals = tuple(stored if kept is value else kept for kept in residuals)
+        later = {id(value): stored} | {id(x): y for x, y in zip(read, kept, strict=True)}
+        residuals = tuple(later.get(id(one), one) for one in residuals)
         return _recorded(inputs, stored, fmt, origin, self._rule, residuals, self.exact)
 
 
@@ -167,6 +177,16 @@ def _format_seen(node: Node) -> Format:
     return node.fmt
 
 
+def _reading_carried(rule: Rule) -> Rule:
+    """The rule, given its gradient and residuals in the dtype that computes."""
+
+    def carrying(gradient: Array, *residuals: Any) -> tuple[LazyGradient, ...]:
+        read = (carried(one) if hasattr(one, "dtype") else one for one in residuals)
+        return rule(carried(gradient), *read)
+
+    return carrying
+
+
 def _cast_rule(gradient: Array) -> tuple[LazyGradient, ...]:
     return (gradient,)
 
@@ -176,12 +196,13 @@ def move(node: N, device: str) -> N:
     home, data = device_of(node.data), to_device(node.data, device)
     if data is node.data:
         return node
+    data = store(data, node.fmt, None)  # as values are kept there
     origin = _origin("move", node.origin.role)
     return _recorded((node,), data, node.fmt, origin, _move_rule, (home,), exact=True)
 
 
 def _move_rule(gradient: Array, home: str) -> tuple[LazyGradient, ...]:
-    return (lambda: to_device(gradient, home),)
+    return (lambda: to_device(gradient, home),)  # the tape stores it
 
 
 def _origin(op: str, role: str) -> events.Origin:

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from fp16sim.backend import Array
-from fp16sim.events import Origin
+from fp16sim.backend import Array, carried, computing_dtype
+from fp16sim.events import Origin, observed
 from fp16sim.formats import Format
 from fp16sim.rounding import store
 
@@ -154,6 +154,8 @@ def _add(total: Array | None, gradient: Array, node: Node, op: str = "accumulate
         return gradient
     role = node.origin.role + " gradient"
     origin = Origin(node.origin.scope, op, role, node.origin.line)
+    if observed():  # who wants to see the sum before it is rounded
+        total, gradient = carried(total), carried(gradient)
     return store(total + gradient, node.fmt, origin, (total, gradient))
 
 
@@ -163,5 +165,6 @@ def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
         return gradient
     added = gradient.ndim - len(shape)
     stretched = tuple(added + axis for axis, size in enumerate(shape) if size == 1)
-    summed: Array = gradient.sum(axis=(*range(added), *stretched), keepdims=True)
+    axes, dtype = (*range(added), *stretched), computing_dtype(gradient)
+    summed: Array = gradient.sum(axis=axes, dtype=dtype, keepdims=True)
     return summed.reshape(shape)

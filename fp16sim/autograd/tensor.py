@@ -13,7 +13,16 @@ from fp16sim.arguments import integer, real
 from fp16sim.autograd import tape
 from fp16sim.autograd.ops import elementwise, functions, matmul, reduce, shape
 from fp16sim.autograd.primitive import cast, check_devices, move
-from fp16sim.backend import DEVICES, Array, device_of, is_on_gpu, namespace_of, to_device, to_host
+from fp16sim.backend import (
+    DEVICES,
+    Array,
+    carried,
+    device_of,
+    is_on_gpu,
+    namespace_of,
+    to_device,
+    to_host,
+)
 from fp16sim.events import Origin, calling_line, observed
 from fp16sim.formats import Format, FormatLike, format_of
 from fp16sim.rounding import float_array, store
@@ -57,11 +66,11 @@ class Tensor(tape.Node):
         fmt = own if fmt is None else format_of(fmt)
         line = calling_line() if observed() else ""
         origin = Origin("", "tensor", "weight" if requires_grad else "input", line)
+        placed = values if device is None else to_device(values, device)
         with np.errstate(all="ignore"):
-            stored = store(values, fmt, origin if fmt != own else None)
-        placed = stored if device is None else to_device(stored, device)
-        placed = placed.copy() if placed is values else placed
-        self._init(placed, fmt, requires_grad, origin)
+            stored = store(placed, fmt, origin if fmt != own else None)
+        stored = stored.copy() if stored is values else stored
+        self._init(stored, fmt, requires_grad, origin)
 
     # --- what it holds -------------------------------------------------------------------------
 
@@ -109,7 +118,7 @@ class Tensor(tape.Node):
 
     def numpy(self) -> Array:
         """A copy of the values, on the host, as float32 (float64 for formats that need it)."""
-        host = to_host(self.data)
+        host = carried(to_host(self.data))
         return host.copy() if host is self.data else host
 
     def item(self) -> float:
@@ -127,7 +136,7 @@ class Tensor(tape.Node):
             raise TypeError("this tensor is on the GPU; say .numpy() to copy it to the host")
         if copy is False:
             raise ValueError("a tensor's values can only be had as a copy; its own array is .data")
-        return np.array(self.data, dtype=dtype)
+        return np.array(carried(self.data), dtype=dtype)
 
     def __float__(self) -> float:
         return self.item()
@@ -163,7 +172,7 @@ class Tensor(tape.Node):
     def __repr__(self) -> str:
         grad = ", requires_grad=True" if self.requires_grad else ""
         device = "" if self.device == "cpu" else f", device={self.device}"
-        values = np.array2string(to_host(self.data), separator=", ")
+        values = np.array2string(carried(to_host(self.data)), separator=", ")
         return f"Tensor({values}, fmt={self.fmt}{device}{grad})"
 
     # --- the tape ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from fp16sim.arguments import integer, real
 from fp16sim.autograd.ops import fused, norms, scaled
 from fp16sim.autograd.primitive import check_devices
 from fp16sim.autograd.tensor import Tensor
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, carried, namespace_of
 from fp16sim.events import Origin, current_scope
 from fp16sim.functional.checks import (
     booleans,
@@ -193,7 +193,7 @@ def batch_norm(
     if not switch("training", training):
         if len(running) < 2:
             raise ValueError("running_mean and running_var are needed unless training=True")
-        fixed = tuple(one.data for one in running)
+        fixed = tuple(carried(one.data) for one in running)
         return norms.batch_norm(x, *given, eps=eps, fixed=fixed)
     count = x.size // x.shape[1]
     if count < 2:
@@ -203,7 +203,7 @@ def batch_norm(
         batch = (mean, variance * (count / (count - 1)))
         for kept, new in zip(running, batch, strict=False):  # none, or both
             origin = Origin(current_scope(), "batch_norm", "buffer")
-            moved = (1 - rate) * kept.data + rate * new
+            moved = (1 - rate) * carried(kept.data) + rate * new
             kept.data = store(moved, kept.fmt, origin, (kept.data, x.data))
 
     return norms.batch_norm(x, *given, eps=eps, tell=tell)

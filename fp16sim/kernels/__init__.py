@@ -11,11 +11,25 @@ import importlib.util
 import sys
 from types import ModuleType
 
-from fp16sim.backend import Array, namespace_of
+import numpy as np
+
+from fp16sim.backend import Array, carried, namespace_of
 from fp16sim.kernels import cpu
 
 # Loading Numba takes about as long as NumPy takes to round this many values.
 WORTH_LOADING = 2**20
+
+
+def product(x: Array, y: Array) -> Array:
+    """x @ y added up in fp32, or in fp64; what is kept in 16 bits is read as it is.
+
+    The sums come back as float32 (float64), not rounded yet. The order is BLAS's.
+    """
+    if namespace_of(x) is np:
+        result: Array = carried(x) @ carried(y)
+        return result
+    of_gpu: Array = importlib.import_module("fp16sim.kernels.gemm").product(x, y)
+    return of_gpu
 
 
 def executor_for(x: Array) -> ModuleType:

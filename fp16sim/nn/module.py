@@ -186,7 +186,8 @@ class Module:
         """
         if isinstance(fmt, str) and fmt in DEVICES:
             for _, value in self.named_tensors():
-                value.data, value.grad = to_device(value.data, fmt), None
+                moved = to_device(value.data, fmt)
+                value.data, value.grad = store(moved, value.fmt, None), None
             return self
         fmt = format_of(fmt)
         for parameter in self.parameters():

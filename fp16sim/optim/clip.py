@@ -9,7 +9,7 @@ import numpy as np
 
 from fp16sim.arguments import real
 from fp16sim.autograd import Tensor
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, carried, namespace_of
 from fp16sim.events import Origin
 from fp16sim.rounding import store
 
@@ -71,7 +71,7 @@ def _with_gradient(params: Iterable[Tensor] | Tensor) -> list[tuple[Tensor, Arra
     for position, p in enumerate(tensors):
         if not isinstance(p, Tensor):
             raise TypeError(f"params[{position}] must be a Tensor, got {type(p).__name__}")
-    return [(p, p.gradient) for p in tensors if p.gradient is not None]
+    return [(p, carried(p.gradient)) for p in tensors if p.gradient is not None]
 
 
 def _sum_of_squares(gradient: Array) -> float:

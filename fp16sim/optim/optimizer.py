@@ -10,7 +10,15 @@ import numpy as np
 from fp16sim import events
 from fp16sim.arguments import one_of, real
 from fp16sim.autograd import Tensor
-from fp16sim.backend import Array, RandomLike, carrier_of, generator, namespace_of
+from fp16sim.backend import (
+    Array,
+    RandomLike,
+    carried,
+    carrier_of,
+    generator,
+    namespace_of,
+    stored_dtype,
+)
 from fp16sim.formats import FP32, FP64, Format, FormatLike, format_of
 from fp16sim.optim import saving
 from fp16sim.optim.moments import Moments
@@ -132,8 +140,9 @@ class Optimizer:
         with np.errstate(all="ignore"):
             for p, state in zip(self.params, self.state, strict=True):
                 if p.gradient is not None:
-                    factor = p.gradient.dtype.type(self.grad_factor)
-                    gradient = p.gradient if factor == 1 else p.gradient * factor
+                    gradient = carried(p.gradient)
+                    if self.grad_factor != 1:
+                        gradient = gradient * gradient.dtype.type(self.grad_factor)
                     self._move(p, state, gradient)
         events.announce(events.Stepped(self, taken=True))
 
@@ -183,7 +192,7 @@ class Optimizer:
         keeps_master = self._keeps_master(p.fmt)
         if keeps_master and "master" not in state:
             state["master"] = p.data.astype(carrier_of(FP32))
-        weight = state["master"] if keeps_master else p.data
+        weight = state["master"] if keeps_master else carried(p.data)
         moved, update = self._moved(p, weight, gradient, state)
         if keeps_master:
             state["master"] = moved = store(moved, FP32, None)
@@ -235,7 +244,7 @@ class Optimizer:
         rounded = Rounding.of(fmt, "stochastic", rng=self.rng)(moved)
         if events.observed():
             events.announce(events.Rounded(moved, rounded, fmt, origin, sources))
-        return rounded.astype(carrier_of(fmt), copy=False)
+        return rounded.astype(stored_dtype(fmt, rounded), copy=False)
 
     def _update(self, weight: Array, gradient: Array, moments: Moments) -> Array:
         """What to subtract from a block of a weight; every optimiser has its own.

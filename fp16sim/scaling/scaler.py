@@ -15,7 +15,7 @@ import numpy as np
 from fp16sim import events
 from fp16sim.arguments import one_of
 from fp16sim.autograd import Tensor
-from fp16sim.backend import Array, namespace_of, to_host
+from fp16sim.backend import Array, carried, namespace_of, to_host
 from fp16sim.formats import FP16
 from fp16sim.optim import Optimizer
 from fp16sim.scaling.rules import SCALERS, LossScale, next_scale
@@ -215,7 +215,7 @@ class GradScaler:
                     f"params[{position}] has an fp16 gradient, which cannot be unscaled without "
                     "underflow; keep parameters in fp32 and cast them with autocast"
                 )
-            gradients[position] = p.gradient
+            gradients[position] = carried(p.gradient)
         if not gradients:
             return
         inverse = self._inverse()

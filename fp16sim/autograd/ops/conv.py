@@ -9,13 +9,13 @@ input is the same walked backwards, and a transposed convolution is another one'
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import product as pairs
 from typing import Any, NamedTuple, TypeAlias
 
 from fp16sim.autograd.primitive import primitive
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, computing_dtype, namespace_of
+from fp16sim.kernels import product
 
 # Columns of so many bytes at a time: they are written once and read once, from the cache.
 COLUMN_BYTES = 2**21
@@ -49,7 +49,7 @@ class Geometry(NamedTuple):
 
     def taps(self, kernel: Sequence[int], output: Sequence[int]) -> Iterator[tuple[int, int, Any]]:
         """For every element of the kernel: its place, and the padded input's values it meets."""
-        for i, j in product(*map(range, kernel)):
+        for i, j in pairs(*map(range, kernel)):
             axes = zip((i, j), output, self.stride, self.dilation, strict=True)
             yield i, j, (..., *(slice(t * d, t * d + s * (n - 1) + 1, s) for t, n, s, d in axes))
 
@@ -68,7 +68,7 @@ def conv2d(x: Array, weight: Array, *bias: Array, geometry: Geometry, multiply: 
 def _(g: Array, x: Array, weight: Array, has_bias: bool, geometry: Geometry, multiply: Any) -> Any:
     of_input = lambda: of_inputs(g, weight, x.shape, geometry, multiply)
     of_weight = lambda: of_weights(g, x, weight.shape, geometry, multiply)
-    of_bias = lambda: g.sum(axis=(0, 2, 3))
+    of_bias = lambda: g.sum(axis=(0, 2, 3), dtype=computing_dtype(g))
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 
@@ -91,7 +91,7 @@ def conv_transpose2d(
 def _(g: Array, x: Array, weight: Array, has_bias: bool, geometry: Geometry, multiply: Any) -> Any:
     of_input = lambda: forward(g, weight, x.shape[2:], geometry, multiply)
     of_weight = lambda: of_weights(x, g, weight.shape, geometry, multiply)
-    of_bias = lambda: g.sum(axis=(0, 2, 3))
+    of_bias = lambda: g.sum(axis=(0, 2, 3), dtype=computing_dtype(g))
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 
@@ -102,9 +102,9 @@ def forward(
     kernel = weight.shape[2:]
     kernels = _by_group(weight, geometry.groups)
     xp = namespace_of(x)
-    y = xp.empty((len(x), *kernels.shape[:2], output[0] * output[1]), x.dtype)
+    y = xp.empty((len(x), *kernels.shape[:2], output[0] * output[1]), computing_dtype(x))
     for block, columns in _columns(x, kernel, output, geometry, whole=False):
-        if multiply is operator.matmul:
+        if multiply is product and y.dtype == columns.dtype:
             xp.matmul(kernels, columns, out=y[block])
         else:
             y[block] = multiply(kernels, columns)
@@ -123,7 +123,7 @@ def of_inputs(
     whole, and so gets the first way, with the gradient spread out for other strides.
     """
     xp, kernel = namespace_of(g), weight.shape[2:]
-    whole = multiply is not operator.matmul
+    whole = multiply is not product
     if whole and geometry.stride != (1, 1):
         g, geometry = _spread(g, kernel, shape[2:], geometry)
     output = g.shape[2:]
@@ -134,7 +134,8 @@ def of_inputs(
     kernels = _by_group(weight, geometry.groups).swapaxes(1, 2)
     slopes = _flat(g, geometry.groups)
     (top, left), (height, width) = geometry.padding, shape[2:]
-    padded = xp.zeros((images, channels, height + 2 * top, width + 2 * left), g.dtype)
+    size = (images, channels, height + 2 * top, width + 2 * left)
+    padded = xp.zeros(size, computing_dtype(g))
     places = list(geometry.taps(kernel, output))
     for block in _blocks(images, channels * len(places) * slopes.shape[3] * g.dtype.itemsize):
         columns = multiply(kernels, slopes[block])
@@ -151,8 +152,9 @@ def of_weights(
     """The gradient of the weight, which has this shape, from that of the output (N, out, ...)."""
     groups, output = geometry.groups, g.shape[2:]
     # An accumulator of the user's choice must see each sum as a whole; float32 may add by blocks.
-    whole = multiply is not operator.matmul
-    total: Any = namespace_of(g).zeros((groups, shape[0] // groups, math.prod(shape[1:])), g.dtype)
+    whole = multiply is not product
+    size = (groups, shape[0] // groups, math.prod(shape[1:]))
+    total: Any = namespace_of(g).zeros(size, computing_dtype(g))
     for block, columns in _columns(x, shape[2:], output, geometry, whole):
         slopes = _flat(g[block], groups)
         if whole:  # all windows side by side: (groups, out, windows) @ (groups, windows, taps)

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from fp16sim.autograd.primitive import primitive
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, computing_dtype, namespace_of
 from fp16sim.formats import Format
 from fp16sim.rounding import store
 
@@ -28,7 +28,7 @@ def _(g: Array, x: Array, weight: Array, has_bias: bool, multiply: Any) -> Any:
     rows = as_rows(g)
     of_input = lambda: multiply(rows, weight).reshape(x.shape)
     of_weight = lambda: multiply(rows.T, as_rows(x))
-    of_bias = lambda: rows.sum(axis=0)
+    of_bias = lambda: rows.sum(axis=0, dtype=computing_dtype(g))
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 
@@ -39,7 +39,8 @@ def unit_linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
     Each scale is applied in the carrier, before the rounding on store.
     """
     rows = as_rows(x)
-    y = multiply(rows, weight.T) * _root(x, weight.shape[1])
+    y = multiply(rows, weight.T)
+    y *= _root(y.dtype, weight.shape[1])
     for b in bias:
         y += b
     return y.reshape(*x.shape[:-1], len(weight)), (x, weight, bool(bias), multiply)
@@ -48,16 +49,17 @@ def unit_linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
 @unit_linear.backward
 def _(g: Array, x: Array, weight: Array, has_bias: bool, multiply: Any) -> Any:
     rows = as_rows(g)
-    of_rows = _root(g, len(rows))
-    of_input = lambda: (multiply(rows, weight) * _root(g, len(weight))).reshape(x.shape)
+    dtype = computing_dtype(g)
+    of_rows = _root(dtype, len(rows))
+    of_input = lambda: (multiply(rows, weight) * _root(dtype, len(weight))).reshape(x.shape)
     of_weight = lambda: multiply(rows.T, as_rows(x)) * of_rows
-    of_bias = lambda: rows.sum(axis=0) * of_rows
+    of_bias = lambda: rows.sum(axis=0, dtype=dtype) * of_rows
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 
-def _root(x: Array, count: int) -> Any:
-    """1/√count in the dtype of x: what a sum of so many terms of variance 1 is multiplied by."""
-    return x.dtype.type(1 / math.sqrt(max(count, 1)))
+def _root(dtype: Any, count: int) -> Any:
+    """1/√count in a dtype: what a sum of so many terms of variance 1 is multiplied by."""
+    return dtype.type(1 / math.sqrt(max(count, 1)))
 
 
 def as_rows(x: Array) -> Array:
@@ -117,9 +119,9 @@ def scaled_dot_product_attention(
     """
     xp = namespace_of(q)
     scores = multiply(q, k.swapaxes(-1, -2))
-    scores *= q.dtype.type(scale)
+    scores *= scores.dtype.type(scale)
     if allowed is not None:
-        xp.copyto(scores, q.dtype.type(-xp.inf), where=~allowed)
+        xp.copyto(scores, scores.dtype.type(-xp.inf), where=~allowed)
     p = store(_softmax(scores, -1), fmt, None)
     return multiply(p, v), (q, k, v, p, scale, fmt, multiply)
 
@@ -133,7 +135,7 @@ def _(
     def of_scores() -> Array:
         if not slopes:
             h = _of_softmax(multiply(g, v.swapaxes(-1, -2)), p, -1)
-            h *= q.dtype.type(scale)
+            h *= h.dtype.type(scale)
             slopes.append(store(h, fmt, None))
         return slopes[0]
 
