@@ -94,8 +94,12 @@ class Policy:
     whole: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("low", "wide"):
+            object.__setattr__(self, name, format_of(getattr(self, name), name))
         for name, kind in self.classes.items():
             one_of(f"classes[{name!r}]", kind, CLASSES)
+        if not isinstance(self.recipe, Recipe | None):
+            raise TypeError(f"recipe must be one of fs.recipes or None, got {self.recipe!r}")
 
     def format_for(self, primitive: str, inputs: list[Format]) -> Format:
         """The format a primitive computes and stores in; fp64 is never narrowed, as in PyTorch."""

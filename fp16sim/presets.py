@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from fp16sim.arguments import one_of
 from fp16sim.autograd import Tensor
 from fp16sim.backend import RandomLike
 from fp16sim.formats import BF16, FP16, FP32, FP64, Format, FormatLike, format_of
@@ -44,7 +45,8 @@ M = TypeVar("M", bound=Module)
 class Preset:
     """A mixed-precision setup. What is not said is as in fp32.
 
-    Raises ValueError for combinations that cannot be.
+    Formats may be given by name. Raises TypeError or ValueError for fields and combinations that
+    cannot be.
     """
 
     #: what it is called
@@ -67,6 +69,14 @@ class Preset:
     scale: LossScale | None = None
 
     def __post_init__(self) -> None:
+        for name in ("parameters", "norms", "compute", "output"):
+            object.__setattr__(self, name, format_of(getattr(self, name), name))
+        for name in ("op_lists", "master_weights"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        one_of("rounding", self.rounding, ("ties_to_even", "stochastic"))
+        if not isinstance(self.scale, LossScale | None):
+            raise TypeError(f"scale must be a LossScale or None, got {self.scale!r}")
         if self.master_weights and self.rounding == "stochastic":
             raise ValueError(
                 "rounding='stochastic' is not allowed with master_weights=True: "
@@ -91,7 +101,8 @@ class Preset:
         for _, module in model.named_modules():
             fmt = self.norms if isinstance(module, NORMS) else self.parameters
             for value in vars(module).values():
-                if isinstance(value, Tensor) and value.requires_grad and id(value) not in seen:
+                weight = isinstance(value, Tensor) and value.origin.role == "weight"  # or frozen
+                if weight and id(value) not in seen:
                     seen.add(id(value))
                     yield value, fmt
 

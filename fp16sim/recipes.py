@@ -15,8 +15,8 @@ arXiv 2209.05433, section 3 (the "hybrid" of NVIDIA's Transformer Engine).
 ==================  ===============================================================================
 
 An amax with an infinity or a NaN, or of nothing but zeros, makes no scale. What is larger than the
-format's largest number saturates, infinities too, as on the hardware: an overflow in 8 bits is not
-seen by a loss scaler.
+format's largest number saturates, as on the hardware: an overflow in 8 bits is not seen by a loss
+scaler. So do infinities, except in MXFP8, where an infinity or a NaN makes a NaN of its block.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class _History:
 
 
 class DelayedScaling(_PerTensor):
-    """Scales from the amaxes of earlier steps; 1 in the first. State per module and role.
+    """Scales from the amaxes of earlier steps; 1 in the first. State per path of module and role.
 
     When a step begins, for every tensor that was seen since the last one began::
 
@@ -142,6 +142,9 @@ class DelayedScaling(_PerTensor):
     next region count as one step, and so do products in one scope. Without a tape (``no_grad``),
     scales are used and nothing is recorded. One infinite amax keeps "max" from moving the scale as
     long as it is in the history; that is Transformer Engine's rule, too.
+
+    Paths begin at the model that is called: two models that are called beside each other need a
+    recipe each, or to be parts of one Module; under one recipe they would share their scales.
 
     margin: how many powers of two are left above amax, -16 to 16. amax_history_len: how many steps
         are looked back, this one included. amax_compute_algo: "max" or "most_recent".
@@ -192,6 +195,8 @@ class DelayedScaling(_PerTensor):
         """Continue from a ``state_dict()``; ValueError, and nothing changes, if it is no such."""
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a mapping, got {type(state).__name__}")
+        if not all(isinstance(key, str) for key in state):
+            raise ValueError("state must have names as keys, as 'encoder.0/weight'")
         self._tensors = {key: self._loaded(key, saved) for key, saved in state.items()}
 
     def _loaded(self, key: str, saved: Any) -> _History:
@@ -203,7 +208,9 @@ class DelayedScaling(_PerTensor):
                 f"state[{key!r}]['amaxes'] is {amaxes.dtype} of shape {amaxes.shape}; it must be "
                 f"float32 of shape {wanted}"
             )
-        scale = real(f"state[{key!r}]['scale']", saved["scale"], above=0)
+        if (amaxes < 0).any():
+            raise ValueError(f"state[{key!r}]['amaxes'] has negative numbers; amaxes have none")
+        scale = real(f"state[{key!r}]['scale']", saved["scale"], above=0, at_most=FP32.max)
         return _History(np.float32(scale), amaxes.copy())
 
     def __repr__(self) -> str:

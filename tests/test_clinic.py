@@ -643,6 +643,19 @@ class TestCommands:
         assert "arguments: 300\n" in done.stderr
         assert {path.name for path in (tmp_path / "new").iterdir()} == {"xray.svg", "xray.png"}
 
+    def test_doctor_says_where_a_script_raised(self, script):
+        done = fp16sim("doctor", script, "3", "more")
+        assert "seen: RuntimeError: out of data (at train.py:11)" in done.stdout
+        assert done.stderr.endswith("RuntimeError: out of data\n")
+        assert "Traceback" in done.stderr
+
+    def test_doctor_of_a_script_that_stops_with_words(self, tmp_path):
+        path = tmp_path / "train.py"
+        path.write_text("import sys\n\nsys.exit('no data')")
+        done = fp16sim("doctor", path)
+        assert done.returncode == 1
+        assert "seen: RuntimeError: no data (at train.py:3)" in done.stdout
+
     def test_doctor_of_a_script_that_raises(self, script):
         done = fp16sim("doctor", "--json", script, "3", "more")
         assert done.returncode == 1

@@ -241,3 +241,32 @@ def test_a_suggestion_uses_the_range_and_stays_inside():
     assert what_if.suggest(magnitudes([1e6]), fs.FP16).scale == 2.0**-5
     with pytest.raises(ValueError, match="no gradients"):
         what_if.suggest(magnitudes([0.0]), fs.FP16)
+
+
+@pytest.mark.parametrize("was", [1000.0, 1.5, 2.0**-20 * 3])
+def test_a_scale_that_is_no_power_of_two(rng, was):
+    """Binades are parted by it; of values spread evenly in theirs, nearly the right ones are."""
+    values = rng.uniform(1, 2, 20_000) * 2.0 ** rng.integers(-32, -20, 20_000)
+    sizes = magnitudes(values, was)
+    assert sizes.exponents.sum() == len(values)
+    assert sizes.largest == pytest.approx(values.max(), rel=1e-6)
+    for scale in (1.0, 3.0, 100.0):
+        flushed = (np.float16(values * scale) == 0).sum()
+        got = what_if.recount(sizes, fs.FP16, scale)
+        assert got.flushed == pytest.approx(flushed, abs=0.015 * len(values))
+        assert got.total == len(values)
+
+
+def test_zeros_of_a_format_without_zero_are_not_flushed():
+    """E8M0: zeros and negative numbers become NaN."""
+    counts = rounded([0, 0, 1e-45, 2, -1], fs.formats.E8M0)
+    assert (counts.zero, counts.flushed, counts.subnormal, counts.normal) == (2, 0, 0, 2)
+    assert counts.overflowed == 1
+
+
+def test_headroom_is_a_number_of_binades():
+    for wrong, error in ((1.5, TypeError), ("x", TypeError), (-1, ValueError)):
+        with pytest.raises(error, match="headroom"):
+            what_if.suggest(magnitudes([1.0]), fs.FP16, wrong)
+    assert what_if.suggest(magnitudes([40000.0]), fs.FP16).scale == 0.5
+    assert what_if.suggest(magnitudes([40000.0]), fs.FP16, 0).scale == 1

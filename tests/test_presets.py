@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fp16sim as fs
+from fp16sim.precision import Policy
 from fp16sim.presets import PRESETS, Preset, describe, jmp, pure
 from fp16sim.scaling import LossScale
 
@@ -323,3 +324,38 @@ def test_presets_are_data():
     with mine.region():
         x = fs.Tensor(np.ones((2, 2), np.float32))
         assert ((x @ x).fmt, (x @ x).sum().fmt) == (fs.E4M3, fs.BF16)
+
+
+@pytest.mark.parametrize("name", ["keras_mixed_float16", "O2", "O3"])
+def test_a_frozen_weight_is_a_weight(name):
+    preset = getattr(fs.presets, name)
+    model = fs.nn.Sequential(fs.nn.Linear(4, 4, rng=0), fs.nn.Linear(4, 2, rng=1))
+    for parameter in model[0].parameters():
+        parameter.requires_grad = False
+    preset.prepare(model)
+    formats = {}
+    with fs.watch(model) as xray, preset.region():
+        model(fs.Tensor(np.ones((3, 4), np.float32)))
+    for key in xray.counts:
+        if key.op == "linear":
+            formats[key.scope] = key.fmt
+    assert formats == {"0": fs.FP16, "1": fs.FP16}
+    assert model[0].weight.fmt is preset.parameters
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: fs.presets.Preset("x", rounding="up"), ValueError, "rounding='up'"),
+        (lambda: fs.presets.Preset("x", parameters="fp17"), ValueError, "parameters='fp17'"),
+        (lambda: fs.presets.Preset("x", op_lists=1), TypeError, "op_lists"),
+        (lambda: fs.presets.jmp("p=f32", scale=128.0), TypeError, "scale must be a LossScale"),
+        (lambda: Policy("fp17"), ValueError, "low='fp17'"),
+        (lambda: Policy(fs.FP16, recipe=3), TypeError, "recipe"),
+    ],
+)
+def test_fields_are_checked_at_once(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+    assert fs.presets.Preset("x", parameters="fp16").parameters is fs.FP16
+    assert Policy("bf16").low is fs.BF16

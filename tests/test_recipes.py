@@ -8,6 +8,7 @@ from strict_array import as_strict
 
 import fp16sim as fs
 from fp16sim import recipes
+from fp16sim.events import Origin
 from fp16sim.recipes import MXFP8, CurrentScaling, DelayedScaling
 
 F = fs.functional
@@ -412,3 +413,33 @@ def test_the_mlp_learns_as_in_bf16(recipe):
 def test_names():
     assert repr(recipes.DelayedScaling(1, 16)) == "DelayedScaling(1, 16, 'max')"
     assert repr(MXFP8()) == "MXFP8()"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scale": 1e60}, "at_most|<= 3.4"),
+        ({"scale": 0.0}, "> 0"),
+        ({"amaxes": np.float32([-1.0])}, "negative"),
+    ],
+)
+def test_states_that_no_recipe_has(change, words):
+    recipe = DelayedScaling(amax_history_len=1)
+    one_step(recipe, 3.0)
+    (key, *_), saved = recipe.state_dict(), recipe.state_dict()
+    with pytest.raises(ValueError, match=words):
+        recipe.load_state_dict(saved | {key: saved[key] | change})
+    with pytest.raises(ValueError, match="names as keys"):
+        recipe.load_state_dict({1: saved[key]})
+    assert str(recipe.state_dict()) == str(saved)
+
+
+def test_an_infinity_in_a_block_is_a_nan_of_all():
+    x = np.ones((1, 40), np.float32)
+    x[0, 0] = np.inf
+    origin = Origin("", "quantize", "activation")
+    along, _ = MXFP8().quantize(x, origin)
+    assert np.isnan(along.values[0, :32]).all()
+    assert (along.values[0, 32:] == 1).all()
+    along, _ = CurrentScaling().quantize(x, origin)
+    assert along.values[0, 0] == 448

@@ -1,5 +1,6 @@
 """Loss scaling: rules as functions, GradScaler's order of calls, what users asked PyTorch for."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 import fp16sim as fs
 from fp16sim import events
-from fp16sim.scaling import SCALERS, LossScale, StepStatus, next_scale, trace
+from fp16sim.scaling import SCALERS, GradScaler, LossScale, StepStatus, next_scale, trace
 
 
 def walk(state, pattern):
@@ -473,7 +474,7 @@ class TestOutOfOrder:
             with pytest.raises(TypeError, match="optimizer must be one of"):
                 method(None)
 
-    @pytest.mark.parametrize("state", [None, {"foo": 1}, {"scale": 1.0}])
+    @pytest.mark.parametrize("state", [{"foo": 1}, {"scale": 1.0}])
     def test_foreign_states_are_refused(self, scaler, state):
         with pytest.raises(ValueError, match="state must have just the entries _growth_tracker"):
             scaler.load_state_dict(state)
@@ -719,3 +720,32 @@ class TestEvents:
             scaler.update()
 
         assert self.seen(step) == [events.Stepped(optimizer, taken=True)]
+
+
+class TestLoadedStates:
+    def test_limits_hold(self):
+        state = GradScaler(init_scale=0.25).state_dict()
+        with pytest.raises(ValueError, match=r"state does not fit: scale=0.25 .* >= 1"):
+            GradScaler(min_scale=1.0).load_state_dict(state)
+        state = GradScaler(init_scale=2.0**24).state_dict()
+        with pytest.raises(ValueError, match=r"<= 1\.04858e"):
+            GradScaler(max_scale=2.0**20).load_state_dict(state)
+
+    def test_numbers_become_pythons_and_fp32(self):
+        scaler = GradScaler()
+        state = scaler.state_dict() | {"scale": np.float64(0.1), "_growth_tracker": np.int64(3)}
+        scaler.load_state_dict(state)
+        assert scaler.get_scale() == np.float32(0.1)
+        assert json.loads(json.dumps(scaler.state_dict()))["_growth_tracker"] == 3
+        scaler = GradScaler(growth_interval=1)
+        scaler.load_state_dict(scaler.state_dict() | {"scale": np.float32(2.0**127)})
+        assert type(scaler._state.scale) is float
+
+    @pytest.mark.parametrize("state", [None, 3, [("scale", 1.0)]])
+    def test_no_state(self, state):
+        with pytest.raises(TypeError, match="state must be a dict"):
+            GradScaler().load_state_dict(state)
+
+    def test_switches_are_switches(self):
+        with pytest.raises(TypeError, match="enabled must be True or False, got 'no'"):
+            GradScaler(enabled="no")

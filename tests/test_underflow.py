@@ -122,7 +122,8 @@ def fake(result, dice):
     [
         ({"fp16_-12": 0.2, "fp16_-10": 0.87}, 2.0**-8, "times 2^-8 or more and not times 2^-10"),
         ({"fp16_0": 0.879, "fp16_-12": 0.9}, 2.0**3, "so it needs scaling"),
-        ({"fp16_15": 0.5}, None, "No scale"),
+        ({"fp16_15": 0.5}, None, "with the loss times 2^10, and not with the largest scale"),
+        (dict.fromkeys((f"fp16_{e}" for e in experiment.EXPONENTS), 0.5), None, "No scale"),
         ({}, 2.0**-12, "nothing smaller was tried"),
         ({"fp32": 0.4}, 2.0**-12, "Train longer"),
     ],

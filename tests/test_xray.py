@@ -402,3 +402,66 @@ class TestWhatIf:
             xray.what_if("fp17")
         with pytest.raises(ValueError, match="role='wieght'"):
             xray.what_if("fp16", role="wieght")
+
+
+def test_a_forward_failure_is_found_behind_many_overflows():
+    """Part 1 of an accumulated step overflows on its way back, part 2 on its way forward."""
+    layers = [fs.nn.Linear(4, 4, rng=i) for i in range(24)]
+    model = fs.nn.Sequential(*layers)
+    optimizer = fs.optim.SGD(model.parameters(), lr=0.1)
+    scaler = fs.GradScaler(init_scale=2.0**40)
+    x = fs.Tensor(np.ones((2, 4), np.float32))
+    with fs.watch(model) as xray:
+        for broken in (False, True):
+            with fs.autocast("fp16"):
+                loss = sum(layer(x).sum() for layer in layers)
+            if broken:
+                loss = loss + (x * 0).log().sum()
+            scaler.scale(loss).backward()
+        assert not scaler.step(optimizer)
+    (step,) = xray.finished_steps
+    assert sum(birth.in_gradient for birth in step.births) == 20
+    assert not step.probing
+    assert xray.first_failure.key.op == "log"
+    assert not xray.first_failure.in_gradient
+    assert "log" in xray.report()
+
+
+def test_a_scale_moves_the_gradients_of_all_values():
+    x = fs.Tensor(np.full(64, 2.0**-30, np.float32), requires_grad=True)
+    with fs.watch() as xray:
+        (x * x).sum().backward()
+    both = [xray.what_if("fp16", 2.0**e, role=None) for e in (0, 14)]
+    only = [xray.what_if("fp16", 2.0**e, role="gradient") for e in (0, 14)]
+    rest = xray.what_if("fp16", role="activation")
+    assert [one.flushed for one in both] == [one.flushed + rest.flushed for one in only]
+    assert only[1].flushed < only[0].flushed
+
+
+def test_updates_of_two_models_are_told_apart():
+    models = [fs.nn.Sequential(fs.nn.Linear(2, 2, rng=i)) for i in range(2)]
+    with fs.watch() as xray:
+        for model in models:
+            model(fs.Tensor(np.ones((1, 2), np.float32))).sum().backward()
+            fs.optim.SGD(model.parameters(), lr=0.1).step()
+    assert set(xray.updates) == {"0.weight", "0.bias", "Sequential 2: 0.weight",
+                                 "Sequential 2: 0.bias"}  # fmt: skip
+
+
+def test_a_step_of_two_optimisers_is_taken_if_both_took_it():
+    layers = [fs.nn.Linear(2, 1, bias=False, rng=i) for i in range(2)]
+    optimizers = [fs.optim.SGD(layer.parameters(), lr=0.1) for layer in layers]
+    scaler = fs.GradScaler(init_scale=2.0**14)
+    with fs.watch() as xray:
+        for sizes in ((2.0**30, 1.0), (1.0, 2.0**30), (1.0, 1.0)):  # whose gradients overflow
+            with fs.autocast("fp16"):
+                x = fs.Tensor(np.ones((1, 2), np.float32))
+                loss = sum(
+                    (layer(x) * size).sum() for layer, size in zip(layers, sizes, strict=True)
+                )
+            scaler.scale(loss).backward()
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+                optimizer.zero_grad()
+            scaler.update()
+    assert [step.taken for step in xray.finished_steps] == [False, False, True]

@@ -172,7 +172,8 @@ def _is_weight(node: Node) -> bool:
 def _format_seen(node: Node) -> Format:
     """The format that an input counts as having: a weight the low one, if that holds for all."""
     policy = policy_in_force()
-    if policy is not None and policy.whole and _is_weight(node):
+    # A weight is one also while it is frozen.
+    if policy is not None and policy.whole and node.is_leaf and node.origin.role == "weight":
         return policy.low
     return node.fmt
 

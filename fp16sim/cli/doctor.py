@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -37,7 +38,7 @@ def doctor(script: str, arguments: tuple[str, ...], out: Path | None, as_json: b
     if out is not None:
         check_writable(out)
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        xray, findings = examine(program)
+        xray, findings = examine(program, tell=not as_json)
     if as_json:
         record = {"findings": [asdict(one) for one in findings], **xray.to_dict()}
         click.echo(json.dumps(record))
@@ -56,8 +57,11 @@ def doctor(script: str, arguments: tuple[str, ...], out: Path | None, as_json: b
         sys.exit(1)
 
 
-def examine(program: Callable[[], object]) -> tuple[XRay, list[Finding]]:
-    """Run a program under the X-ray, to its end or its error, and diagnose."""
+def examine(program: Callable[[], object], tell: bool = False) -> tuple[XRay, list[Finding]]:
+    """Run a program under the X-ray, to its end or its error, and diagnose.
+
+    tell: print the traceback of an error, as Python would have.
+    """
     from fp16sim.xray import diagnose, watch
 
     error: BaseException | None = None
@@ -67,9 +71,12 @@ def examine(program: Callable[[], object]) -> tuple[XRay, list[Finding]]:
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
         except SystemExit as stop:
-            error = RuntimeError(f"exit code {stop.code}") if stop.code else None
+            says = f"exit code {stop.code}" if isinstance(stop.code, int) else str(stop.code)
+            error = RuntimeError(says).with_traceback(stop.__traceback__) if stop.code else None
         except Exception as raised:
             error = raised
+            if tell:
+                traceback.print_exception(raised)
     return xray, diagnose(xray, error)
 
 

@@ -254,13 +254,19 @@ def explain(result: Underflow) -> str:
         f"says the histogram of fp32's), and the lesions' Dice ends at {lesion['fp16_0']:.3f} "
         f"(fp32: {lesion['fp32']:.3f}; medians over the seeds). "
     )
-    return first + _verdict(result.enough, lesion)
+    if result.enough is not None:
+        return first + _verdict(result.enough, lesion)
+    trained = [e for e in EXPONENTS if result.behind(f"fp16_{e}") <= TOLERANCE]
+    if not trained:
+        return first + "No scale makes it train as fp32 does in every seed."
+    return first + (
+        f"It trains as fp32 does with the loss times 2^{trained[-1]}, and not with the largest "
+        f"scale that was tried, 2^{EXPONENTS[-1]}."
+    )
 
 
-def _verdict(enough: float | None, lesion: dict[str, float]) -> str:
+def _verdict(enough: float, lesion: dict[str, float]) -> str:
     """A sentence on the scale that is enough, and the largest that is not."""
-    if enough is None:
-        return "No scale makes it train as fp32 does in every seed."
     text = f"It trains as fp32 does with the loss times 2^{np.log2(enough):.0f} or more"
     failing = [e for e in EXPONENTS if 2.0**e < enough]
     if not failing:

@@ -57,20 +57,24 @@ class LossScale:
     borne: int = 0
 
     def __post_init__(self) -> None:
-        real("scale", self.scale, at_least=0, below=2.0**128)
-        real("growth_factor", self.growth_factor, above=1)
-        real("backoff_factor", self.backoff_factor, above=0, below=1)
-        integer("growth_interval", self.growth_interval, at_least=1)
+        checked: dict[str, float | int] = {
+            "scale": real("scale", self.scale, at_least=0, below=2.0**128),
+            "growth_factor": real("growth_factor", self.growth_factor, above=1),
+            "backoff_factor": real("backoff_factor", self.backoff_factor, above=0, below=1),
+            "growth_interval": integer("growth_interval", self.growth_interval, at_least=1),
+            "hysteresis": integer("hysteresis", self.hysteresis, at_least=1),
+            "streak": integer("streak", self.streak, at_least=0),
+            "borne": integer("borne", self.borne, at_least=0, at_most=self.hysteresis - 1),
+        }
         least = FP32.smallest_subnormal
-        if self.min_scale is not None:
-            least = real("min_scale", self.min_scale, at_least=least, at_most=FP32.max)
-        if self.max_scale is not None:
-            real("max_scale", self.max_scale, at_least=least, at_most=FP32.max)
-        integer("hysteresis", self.hysteresis, at_least=1)
+        for name in ("min_scale", "max_scale"):
+            if getattr(self, name) is not None:
+                least = real(name, getattr(self, name), at_least=least, at_most=FP32.max)
+                checked[name] = least
         if not isinstance(self.dynamic, bool):
             raise TypeError(f"dynamic must be True or False, got {self.dynamic!r}")
-        integer("streak", self.streak, at_least=0)
-        integer("borne", self.borne, at_least=0, at_most=self.hysteresis - 1)
+        for name, value in checked.items():  # Python's numbers: NumPy's would warn when they grow
+            object.__setattr__(self, name, value)
 
     def at(self, scale: float, name: str = "scale") -> LossScale:
         """The same rule at another scale, which is rounded to fp32.

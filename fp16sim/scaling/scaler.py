@@ -103,8 +103,10 @@ class GradScaler:
             hysteresis=hysteresis,
             dynamic=dynamic,
         )
+        if not isinstance(enabled, bool):
+            raise TypeError(f"enabled must be True or False, got {enabled!r}")
         self._state = rule.at(init_scale, "init_scale")
-        self._enabled = bool(enabled)
+        self._enabled = enabled
         self._in_use = False  # scale() was called
         self._warned = False
         # What has happened to each optimiser since the last update(), and what was not finite.
@@ -332,15 +334,22 @@ class GradScaler:
             return
         if state == {}:
             raise RuntimeError("the state is empty: it was saved from a disabled GradScaler")
+        if not isinstance(state, dict):
+            raise TypeError(f"state must be a dict, got {state!r}")
         needed = set(_PYTORCH.values())
-        if not isinstance(state, dict) or not needed <= set(state) <= needed | set(_OURS):
+        if not needed <= set(state) <= needed | set(_OURS):
             raise ValueError(
                 f"state must have just the entries {', '.join(sorted(needed))}, and may have "
                 f"{', '.join(_OURS)}; got {state!r}"
             )
         fields = {field: state[name] for field, name in _PYTORCH.items()}
         ours = {"borne": 0} | {name: state[name] for name in _OURS if name in state}
-        self._state = replace(self._state, **fields, **ours)
+        try:
+            loaded = replace(self._state, **fields, **ours)
+            # A scale of 0 is where PyTorch's may have fallen to.
+            self._state = loaded.at(loaded.scale) if loaded.scale else loaded
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"state does not fit: {error}") from None
 
     def _inverse(self) -> np.float32:
         """1/scale as unscaling needs it; RuntimeError if that is infinite in fp32."""

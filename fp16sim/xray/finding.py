@@ -29,7 +29,8 @@ class Finding:
     wrong: bool = True
 
     def __str__(self) -> str:
-        return f"{self.title}\n  seen: {self.evidence}\n  do:   {self.remedy}"
+        where = f" (at {self.place})" if self.place and self.place not in self.evidence else ""
+        return f"{self.title}\n  seen: {self.evidence}{where}\n  do:   {self.remedy}"
 
 
 #: from an X-ray to what it shows, or None

@@ -94,6 +94,12 @@ class Step:
         )
 
     @property
+    def failure(self) -> Birth | None:
+        """The first birth that no scaler has asked for: on the way forward, if there is one."""
+        forward = next((birth for birth in self.births if not birth.in_gradient), None)
+        return forward or (self.births[0] if self.births and not self.probing else None)
+
+    @property
     def went_back(self) -> bool:
         """Whether there was a backward pass in it."""
         return any(

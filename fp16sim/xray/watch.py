@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,8 @@ ROLES = (
 # Operations whose second operand is a weight (out, in, ...).
 PRODUCTS = ("linear",)
 
-# Births that are written down in one step: the first ones matter.
+# Births that are written down in one step, on the way forward and on the way back: the first
+# ones matter.
 BIRTHS_PER_STEP = 20
 
 
@@ -47,7 +48,7 @@ class XRay:
     def __init__(self, model: Module | None = None) -> None:
         if not isinstance(model, Module | None):
             raise TypeError(f"model must be a Module or None, got {model!r}")
-        #: what became of updates, by parameter path
+        #: what became of updates, by parameter path; of a second model, as "GPT 2: head.weight"
         self.updates: dict[str, UpdateCounts] = {}
         #: all steps; the last one may not be finished
         self.steps: list[Step] = [Step(0)]
@@ -67,8 +68,11 @@ class XRay:
 
     def _learn(self, model: Module) -> None:
         self._known.append(model)
+        nth = len(self._known)
+        # Paths of a second model may be those of the first.
+        prefix = f"{type(model).__name__} {nth}: " if nth > 1 else ""
         for name, parameter in model.named_parameters():
-            self._names.setdefault(id(parameter), name)
+            self._names.setdefault(id(parameter), prefix + name)
 
     # --- seeing --------------------------------------------------------------------------------
 
@@ -122,7 +126,8 @@ class XRay:
             self._step.log.append(("clip", scale))
 
     def _born(self, key: Key, counts: Counts, event: events.Rounded) -> None:
-        if len(self._step.births) >= BIRTHS_PER_STEP:
+        back = key.role.endswith("gradient")
+        if sum(birth.in_gradient == back for birth in self._step.births) >= BIRTHS_PER_STEP:
             return
         kind, count = "overflow", counts.overflowed
         if counts.created:
@@ -187,8 +192,7 @@ class XRay:
         Gradients that overflow in a step which the scaler then leaves out are its way to find the
         scale. Whatever is born on the way forward is a failure: no loss scale can mend it.
         """
-        return next((step.births[0] for step in self.steps
-                     if step.births and not step.probing), None)  # fmt: skip
+        return next(filter(None, (step.failure for step in self.steps)), None)
 
     def select(
         self, *, scope: str = "", role: str | None = None, fmt: FormatLike | None = None
@@ -226,9 +230,12 @@ class XRay:
         self, *, scope: str = "", role: str | None = "gradient", fmt: FormatLike | None = None
     ) -> Counts:
         """Sizes of the values that ``select`` would sum, gradients without their loss scale."""
-        total, keys = Counts(), set(self._keys(scope, role, fmt))
+        return self._magnitudes(self._keys(scope, role, fmt))
+
+    def _magnitudes(self, keys: Iterable[Key]) -> Counts:
+        total, wanted = Counts(), set(keys)
         for (key, scale), counts in self._seen.items():
-            if key in keys:
+            if key in wanted:
                 total.merge(what_if.without_scale(counts, scale))
         return total
 
@@ -243,16 +250,19 @@ class XRay:
     ) -> Counts:
         """What would become of the same values in another format, under another loss scale.
 
-        fmt: the format to round to. scale: the loss scale, which moves gradients only; a power of
-            two, or the power of two below is taken. Those of the run are taken out before.
+        fmt: the format to round to. scale: the loss scale, which moves gradients only. Those of the
+            run are taken out before.
         scope, role: which values, as for ``select``. of: those stored in this format only.
         Nothing is computed again: see ``fp16sim.xray.what_if`` for what is exact. That other
         rounding would also have led to other values is left out.
         """
         real("scale", scale, above=0, below=2.0**128)
-        sizes = self.magnitudes(scope=scope, role=role, fmt=of)
-        moves = role is not None and role.endswith("gradient")
-        return what_if.recount(sizes, format_of(fmt), scale if moves else 1.0)
+        fmt, keys = format_of(fmt), list(self._keys(scope, role, of))
+        gradients = [key for key in keys if key.role.endswith("gradient")]
+        others = [key for key in keys if not key.role.endswith("gradient")]
+        result = what_if.recount(self._magnitudes(gradients), fmt, scale)
+        result.merge(what_if.recount(self._magnitudes(others), fmt))
+        return result
 
     def suggest_scale(self, fmt: FormatLike = FP16, headroom: int = 1) -> Suggestion:
         """The largest loss scale that leaves ``headroom`` binades above the largest gradient.
@@ -309,7 +319,8 @@ def watch(model: Module | None = None) -> Iterator[XRay]:
 
     Everything counts that this thread computes there, in the model or beside it; modules are told
     apart by their paths, and updates by the names of the model's parameters. model: None to take
-    names from the modules that are called.
+    names from the modules that are called. Paths begin at the model that is called, so that what
+    two models store under one path is counted together.
 
     ::
 

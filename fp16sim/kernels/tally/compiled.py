@@ -50,7 +50,7 @@ def tally(before: Array, after: Array, fmt: Format) -> Tally:
     ulps, worst, largest = sizes.tolist()
     return Tally(
         zero=zero,
-        flushed=zero_after - zero,
+        flushed=max(zero_after - zero, 0),  # a format without zero has turned them away
         subnormal=below - zero_after,
         saturated=saturated,
         overflowed=overflowed,
@@ -154,7 +154,7 @@ def _kernel(carrier: Carrier) -> Any:
                     sizes[0] += np.float64(error)
                     sizes[1] = max(sizes[1], np.float64(error))
                 else:
-                    numbers[3] += 1
+                    numbers[3] += less(zero, was)
             else:
                 numbers[4 if less(infinity, was) else 5] += 1
 

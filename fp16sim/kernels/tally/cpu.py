@@ -88,14 +88,15 @@ def _tally(before: Array, after: Array, fmt: Format, exact: bool) -> Tally:
     one.subnormal = int(one.exponents[: fmt.emin - LOWEST_EXPONENT].sum())
     if one.subnormal and not exact:
         zeros = size - int(xp.count_nonzero(after != 0))  # faster than count_nonzero(after)
-        one.flushed = zeros - one.zero
+        one.flushed = max(zeros - one.zero, 0)  # a format without zero has turned them away
         one.subnormal = int(xp.count_nonzero(xp.abs(after) < fmt.smallest_normal)) - zeros
     # Of the values out of range the finite ones have overflowed or were saturated.
-    if nonfinite or one.exponents[fmt.emax - LOWEST_EXPONENT :].any():
+    beyond = one.exponents[fmt.emax - LOWEST_EXPONENT :].any() or not fmt.signed  # -1 to NaN
+    if nonfinite or beyond:
         known, kept = xp.isfinite(before), xp.isfinite(after)
         one.nan = int(xp.count_nonzero(before != before)) if nonfinite else 0
         one.infinite = nonfinite - one.nan
-        one.overflowed = int(xp.count_nonzero(known & ~kept))
+        one.overflowed = int(xp.count_nonzero(known & ~kept & (before != 0)))
         one.saturated = int(xp.count_nonzero(known & kept & (xp.abs(before) > limit_of(fmt))))
         one.largest = _largest(before[known])
         before, after = before[known & kept], after[known & kept]
