@@ -26,6 +26,7 @@ from fp16sim import (
 )
 from fp16sim.accumulate import Accumulator, dot, matmul, mean, sum
 from fp16sim.autograd import Tensor, check_gradients, no_grad, primitive
+from fp16sim.backend import storage
 from fp16sim.blocks import (
     MXFP4,
     MXFP6_E2M3,
@@ -114,6 +115,7 @@ __all__ = [
     "round_to",
     "scaling",
     "status_flags",
+    "storage",
     "sum",
     "tensorcore",
     "testing",

@@ -192,7 +192,7 @@ class Optimizer:
         keeps_master = self._keeps_master(p.fmt)
         if keeps_master and "master" not in state:
             state["master"] = p.data.astype(carrier_of(FP32))
-        weight = state["master"] if keeps_master else carried(p.data)
+        weight = state["master"] if keeps_master else p.data
         moved, update = self._moved(p, weight, gradient, state)
         if keeps_master:
             state["master"] = moved = store(moved, FP32, None)

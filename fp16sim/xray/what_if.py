@@ -89,6 +89,7 @@ def recount(values: Counts, fmt: Format, scale: float = 1.0) -> Counts:
         powers=powers,
         ulps=math.nan,
         worst_ulps=math.nan,
+        largest=values.largest * scale,
     )
     # Without an infinity or a NaN the largest number is all there is to go to.
     if fmt.infinities or fmt.nans:

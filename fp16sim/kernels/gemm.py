@@ -1,0 +1,118 @@
+"""Matrix products on a GPU by cuBLAS: operands as they are kept, sums in fp32.
+
+CuPy's own ``matmul`` widens batches of fp16 matrices to fp32 before it multiplies them, refuses
+batches of bf16, and takes another way for vectors. This one hands everything to two functions of
+cuBLAS, with views of transposed matrices as they are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fp16sim.backend import Array, namespace_of, tf32_allowed
+
+# cudaDataType_t and cublasComputeType_t, library_types.h and cublas_api.h of CUDA 12 and 13.
+_TYPES = {"float16": 2, "bfloat16": 14, "float32": 0}
+_SUM_IN_FP32, _READ_AS_TF32 = 68, 77
+_DEFAULT_ALGORITHM = -1
+_AS_IT_IS, _TRANSPOSED = 0, 1
+
+
+class Matrices(NamedTuple):
+    """A batch of matrices as cuBLAS is told of it; all distances in elements."""
+
+    array: Array
+    #: whether rows lie one after the other (columns, in cuBLAS's words) or columns do
+    by_rows: bool
+    #: from one row (or column) to the next
+    leading: int
+    #: from one matrix to the next; 0: there is just one for all
+    stride: int
+
+
+def described(x: Array, batch: tuple[int, ...]) -> Matrices:
+    """A view (..., rows, columns), broadcast over a batch; copied if cuBLAS cannot read it."""
+    rows, columns = x.shape[-2:]
+    x = namespace_of(x).broadcast_to(x, (*batch, rows, columns))
+    steps = [step // x.dtype.itemsize for step in x.strides]
+    stride = _one_stride(batch, steps[:-2])
+    across, along = steps[-2:]
+    # An axis of one element has no step; a matrix of cuBLAS's has one not below its other size.
+    if stride is not None and (along == 1 or columns == 1) and (across >= columns or rows == 1):
+        return Matrices(x, True, max(across if rows > 1 else 0, columns), stride)
+    if stride is not None and (across == 1 or rows == 1) and (along >= rows or columns == 1):
+        return Matrices(x, False, max(along if columns > 1 else 0, rows), stride)
+    x = namespace_of(x).ascontiguousarray(x)
+    return Matrices(x, True, columns, rows * columns)
+
+
+def _one_stride(batch: tuple[int, ...], steps: list[int]) -> int | None:
+    """The distance between neighbours of a batch of several axes, if it is the same everywhere."""
+    axes = [(size, step) for size, step in zip(batch, steps, strict=True) if size > 1]
+    if not axes:
+        return 0
+    inner = axes[-1][1]
+    expected = inner
+    for size, step in reversed(axes):
+        if step != expected:
+            return None
+        expected = step * size
+    return inner
+
+
+def product(x: Array, y: Array) -> Array:
+    """x (..., m, k) @ y (..., k, n), leading axes broadcast; float32, or float64 of float64."""
+    xp = namespace_of(x)
+    if x.dtype != y.dtype or x.dtype.name not in _TYPES or min(x.ndim, y.ndim) < 2:
+        other: Array = xp.matmul(x, y)
+        return other
+    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    (m, k), n = x.shape[-2:], y.shape[-1]
+    result: Array = xp.empty((*batch, m, n), np.float32)
+    if not (result.size and k):
+        result[...] = 0
+        return result
+    reads = _READ_AS_TF32 if x.dtype == np.float32 and tf32_allowed() else _SUM_IN_FP32
+    _call(described(x, batch), described(y, batch), result, (m, n, k), math.prod(batch), reads)
+    return result
+
+
+def _call(
+    left: Matrices, right: Matrices, out: Array, sizes: tuple[int, int, int], count: int, how: int
+) -> None:
+    """One call of cuBLAS. It thinks in columns, where the same memory is out' = right' left'."""
+    cublas, handle = _library()
+    m, n, k = sizes
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    kind, keeps = _TYPES[left.array.dtype.name], _TYPES["float32"]
+    turns = [_AS_IT_IS if side.by_rows else _TRANSPOSED for side in (right, left)]
+    first, second, third = (_address(array) for array in (right.array, left.array, out))
+    if count == 1:
+        cublas.gemmEx(
+            handle, *turns, n, m, k, one.ctypes.data, first, kind, right.leading,
+            second, kind, left.leading, zero.ctypes.data, third, keeps, n,
+            how, _DEFAULT_ALGORITHM,
+        )  # fmt: skip
+        return
+    cublas.gemmStridedBatchedEx(
+        handle, *turns, n, m, k, one.ctypes.data, first, kind, right.leading, right.stride,
+        second, kind, left.leading, left.stride, zero.ctypes.data, third, keeps, n, m * n,
+        count, how, _DEFAULT_ALGORITHM,
+    )  # fmt: skip
+
+
+def _library() -> tuple[Any, int]:
+    """CuPy's binding, and the handle of the current device."""
+    cublas = importlib.import_module("cupy.cuda.cublas")
+    device = importlib.import_module("cupy.cuda.device")
+    return cublas, device.get_cublas_handle()
+
+
+def _address(array: Array) -> int:
+    """Where the first element is; of a CuPy array."""
+    data: Any = array.data
+    return int(data.ptr)
