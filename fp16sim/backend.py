@@ -208,12 +208,17 @@ def _native(fmt: Format, needed: bool) -> np.dtype[Any] | None:
     return bfloat16
 
 
+def kept_natively(like: Array) -> bool:
+    """Whether values beside this array are kept natively, in the region in force."""
+    kind, _ = _storage.get()
+    return kind == "native" or (kind == "auto" and namespace_of(like) is not np)
+
+
 def stored_dtype(fmt: Format, like: Array) -> np.dtype[Any]:
     """The dtype in which values of a format are kept beside this array, in the region in force."""
-    kind, _ = _storage.get()
-    if kind == "native" or (kind == "auto" and namespace_of(like) is not np):
-        return _native(fmt, kind == "native") or carrier_of(fmt)
-    return carrier_of(fmt)
+    if not kept_natively(like):
+        return carrier_of(fmt)
+    return _native(fmt, _storage.get()[0] == "native") or carrier_of(fmt)
 
 
 def is_half(x: Array) -> bool:

@@ -25,7 +25,15 @@ import numpy as np
 
 from fp16sim import events
 from fp16sim.autograd.tape import LazyGradient, Node, Rule, recording
-from fp16sim.backend import Array, carried, device_of, namespace_of, to_device
+from fp16sim.backend import (
+    Array,
+    carried,
+    device_of,
+    kept_natively,
+    namespace_of,
+    stored_dtype,
+    to_device,
+)
 from fp16sim.formats import Format
 from fp16sim.precision import (
     KeptCast,
@@ -64,6 +72,7 @@ class Primitive:
         self.mixed = mixed
         self._forward = forward
         self._rule: Rule | None = None
+        self._fused: tuple[Callable[..., Any], Rule] | None = None
         taken = PRIMITIVES.get(self.name)
         if taken is not None and taken._forward.__module__.startswith(__package__):
             raise ValueError(f"there is a primitive {self.name!r} already; choose another name")
@@ -73,6 +82,24 @@ class Primitive:
         """Decorator that registers the rule: gradient and residuals to one gradient per input."""
         self._rule = rule if self._reads_stored else _reading_carried(rule)
         return rule
+
+    def fuse(self, forward: Callable[..., Any], rule: Rule) -> None:
+        """What takes the place of both functions where values are kept natively on a GPU.
+
+        They are given arrays as they are kept; forward may return None to decline.
+        """
+        self._fused = forward, rule
+
+    def _run_fused(self, kept: tuple[Array, ...], fmt: Format, options: dict[str, Any]) -> Any:
+        """Value, residuals and rule, if a kernel of the GPU's does all of it; None otherwise."""
+        # An observer wants to see values before they are rounded.
+        if self._fused is None or namespace_of(kept[0]) is np or events.observed():
+            return None
+        if not kept_natively(kept[0]) or any(x.dtype != stored_dtype(fmt, x) for x in kept):
+            return None
+        forward, rule = self._fused
+        done = forward(*kept, **options)
+        return None if done is None else (*done, rule)
 
     @property
     def _reads_stored(self) -> bool:
@@ -97,11 +124,15 @@ class Primitive:
         if self.multiplies:
             options["multiply"] = multiplier_for(fmt)
         kept = tuple(node.data for node in inputs)
+        origin = _origin(self.name, "activation")
+        done = self._run_fused(kept, fmt, options)
+        if done is not None:
+            value, residuals, rule = done
+            return _recorded(inputs, store(value, fmt, origin), fmt, origin, rule, residuals, False)
         read = kept if self._reads_stored else tuple(map(carried, kept))
         with np.errstate(all="ignore"):
             value, residuals = self._forward(*read, **options)
             array = namespace_of(value).asarray(value)  # 0-d arithmetic leaves scalars
-        origin = _origin(self.name, "activation")
         stored = array if self.exact else store(array, fmt, origin, kept)
         # Backward sees what was stored, not the value before rounding, which no longer exists.
         later = {id(value): stored} | {id(x): y for x, y in zip(read, kept, strict=True)}
