@@ -123,8 +123,8 @@ static unsigned short half_of_float(float x) { return cast<unsigned short>((_Flo
 """
 RUN = """
 extern "C" int run_{0}(const unsigned* shape, int reverse, void** arguments, const int* sizes,
-                       int count) {{
-    return launch({0}, shape, reverse, arguments, sizes, count);
+                       int number) {{
+    return launch({0}, shape, reverse, arguments, sizes, number);
 }}
 """
 FLAGS = [

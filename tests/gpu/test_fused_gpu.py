@@ -1,8 +1,7 @@
 """The fused kernels on the GPU: what the primitives give; the checks are those of the host."""
 
-import numpy as np
 import pytest
-from fused_checks import CHECKS, DTYPES, Lab
+from fused_checks import CHECKS, DTYPES, Lab, run
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -13,4 +12,4 @@ def test_what_the_primitives_give(name, dtype):
     from fp16sim.kernels.fused import gpu, updates
 
     lab = Lab(gpu, updates, cupy.asarray, cupy.asnumpy, dtype)
-    CHECKS[name](lab, np.random.default_rng(3))
+    run(name, lab)

@@ -56,19 +56,19 @@ __device__ __forceinline__ float gelu_slope(float x) {
     return 0.5f * erfcf(x * -0.707106781f) + x * expf(x * x * -0.5f) * 0.398942280f;
 }
 
-// x sigmoid(2u) with 2u = 1.59... (x + 0.044715 x^3); these are the constants of -2u and 2u'
-__device__ __forceinline__ float power(float x) {
-    return expf((x * x * -0.0713548163f - 1.59576912f) * x);
+// x sigmoid(2u) with 2u = 1.59... (x + 0.044715 x^3)
+__device__ __forceinline__ float twice(float x) {
+    return (x * x * 0.0713548163f + 1.59576912f) * x;
 }
 
 __device__ __forceinline__ float gelu_tanh(float x) {
     x = clipped(x, -50, INFINITE);
-    return x / (1 + power(x));
+    return x * sigmoid(twice(x));
 }
 
 __device__ __forceinline__ float gelu_tanh_slope(float x) {
     x = clipped(x, -50, 50);
-    const float s = 1 / (1 + power(x));
+    const float s = sigmoid(twice(x));
     return s * (1 + x * (1 - s) * (x * x * 0.214064449f + 1.59576912f));
 }
 """
