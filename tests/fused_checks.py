@@ -172,9 +172,9 @@ def check_bias(lab, rng):
             x, b = lab.numbers(rng, *shape, special=True), lab.numbers(rng, shape[-1])
             total = x + b
             gelu = lab.apply(functions.gelu, [total], approximate="none")
-            error = _errors("gelu", total) * np.abs(gelu) + TINY
+            bound = _errors("gelu", total) * np.abs(gelu) + TINY
             for name, value, error in (
-                ("none", total, 0.0), ("relu", np.maximum(total, 0) + 0, 0.0), ("gelu", gelu, error)
+                ("none", total, 0.0), ("relu", np.maximum(total, 0) + 0, 0.0), ("gelu", gelu, bound)
             ):  # fmt: skip
                 lab.check(lab.gpu.add_bias(lab.stored(x), lab.stored(b, kind), name), value, error)
 
@@ -357,10 +357,10 @@ def check_optimizers(lab, rng):
         inverse[...] = 2.0**-7 / 3
         for turn in range(3):
             kinds = [narrow if i % 2 else "float32" for i in range(len(shapes))]
-            gradients = [lab.stored(rng.standard_normal(s) * 100, k)
-                         for s, k in zip(shapes, kinds, strict=True)]  # fmt: skip
+            gradients = [rng.standard_normal(s) * 100 for s in shapes]
             if turn == 1:
                 gradients[1][-1] = (np.inf, np.nan)[rng.integers(2)]
+            gradients = [lab.stored(g, k) for g, k in zip(gradients, kinds, strict=True)]
             table = lab.updates.table(gradients, ours, first, second, copies)
             found[...] = 0
             lab.updates.find_nonfinite(table, found)

@@ -1,8 +1,8 @@
 """CUDA kernels compiled as C++, and run on the host: a stand-in for CuPy that launchers can use.
 
-A block's threads are fibers, which take turns at its barriers and shuffles. A launch is done twice,
-the second time with the threads in reverse order, and must give the same bits: threads that do not
-wait for each other's values would be seen. So are threads that wait where others do not, arguments
+A block's threads are fibers: those of a warp take turns at shuffles, and a warp runs on until it
+meets a barrier of the block. A launch is done twice, once with the threads in reverse order, and
+must give the same bits: threads that do not wait for each other would be seen. So are threads that wait where others do not, arguments
 of another size than the kernel's, and writes before or behind an array.
 """
 
@@ -61,6 +61,7 @@ static bool release(unsigned first, unsigned last, State state) {
     return true;
 }
 
+// Blocks of one thread, and others of whole warps.
 static bool block_ends(unsigned count, bool reverse) {
     for (unsigned i = 0; i < count; ++i) {
         Fiber& fiber = fibers[i];
@@ -73,17 +74,20 @@ static bool block_ends(unsigned count, bool reverse) {
         fiber.state = READY;
         fiber.at = {i % blockDim.x, i / blockDim.x, 0};
     }
-    for (bool more = true; more;) {
-        for (unsigned turn = 0; turn < count; ++turn) {
-            current = reverse ? count - 1 - turn : turn;
-            if (fibers[current].state != READY) continue;
-            threadIdx = fibers[current].at;
-            swapcontext(&home, &fibers[current].context);
+    const unsigned warp = count < 32 ? count : 32;
+    do {
+        for (unsigned turn = 0; turn < count; turn += warp) {
+            const unsigned first = reverse ? count - warp - turn : turn;
+            do {
+                for (unsigned lane = 0; lane < warp; ++lane) {
+                    current = first + (reverse ? warp - 1 - lane : lane);
+                    if (fibers[current].state != READY) continue;
+                    threadIdx = fibers[current].at;
+                    swapcontext(&home, &fibers[current].context);
+                }
+            } while (release(first, first + warp, AT_WARP));
         }
-        more = release(0, count, AT_BLOCK);
-        for (unsigned first = 0; first + 32 <= count; first += 32)
-            more |= release(first, first + 32, AT_WARP);
-    }
+    } while (release(0, count, AT_BLOCK));
     return release(0, count, DONE);
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 
@@ -103,6 +104,7 @@ extern "C" __global__ void backward(const T* g, const T* saved, T* dx, I size, I
 """
 
 
+@cache
 def kernels(name: str) -> str:
     """Text of ``forward`` and ``backward`` of a function; T is the storage type."""
     function = FUNCTIONS[name]
@@ -136,6 +138,7 @@ extern "C" __global__ void bias_narrow(const T* x, const W* bias, T* y, I rows, 
 """
 
 
+@cache
 def bias_kernels(epilogue: str) -> str:
     """Text of ``bias_wide``, for whole packs of columns, and of ``bias_narrow``."""
     return HELPERS + BIAS.replace("EPILOGUE", EPILOGUES[epilogue])

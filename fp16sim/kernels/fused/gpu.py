@@ -294,7 +294,8 @@ def norm_parameters_backward(g: Array, normal: Normal) -> Array:
         raise ValueError("x is empty: there is nothing to add up")
     width = x.size // images // inner
     parts, part = norms.parts_of(images)
-    sums, out = (cupy.empty((2, *more, width), np.float32) for more in ((parts,), ()))
+    sums: Array = cupy.empty((2, parts, width), np.float32)
+    out: Array = cupy.empty((2, width), np.float32)
     name, geometry = "columns", ((-(-width // 32), parts), (32, 8))
     if inner > 1:
         name, geometry = "channels", ((width, parts), (256, 1))

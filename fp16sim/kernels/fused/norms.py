@@ -120,6 +120,7 @@ extern "C" __global__ void fold(const float* sums, float* out, I parts, I width)
 """
 
 
+@cache
 def kernels(centred: bool) -> str:
     """Text of ``forward``, ``backward``, ``columns``, ``channels`` and ``fold``."""
     return (NORM + PARAMETERS).replace("CENTRED", str(int(centred)))

@@ -105,6 +105,7 @@ extern "C" __global__ void move_scale(
 """
 
 
+@cache
 def kernels() -> str:
     """Text of ``find``, ``count``, ``adam``, ``sgd`` and ``move_scale``."""
     return f"constexpr I CHUNK = {CHUNK};\n" + TABLE + STEPS + SCALE
