@@ -2,8 +2,9 @@
 
 A block's threads are fibers: those of a warp take turns at shuffles, and a warp runs on until it
 meets a barrier of the block. A launch is done twice, once with the threads in reverse order, and
-must give the same bits: threads that do not wait for each other would be seen. So are threads that wait where others do not, arguments
-of another size than the kernel's, and writes before or behind an array.
+must give the same bits: threads that do not wait for each other would be seen. So are threads that
+wait where others do not, arguments of another size than the kernel's, and writes before or behind
+an array.
 """
 
 import ctypes

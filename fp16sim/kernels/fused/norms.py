@@ -5,6 +5,10 @@ The values of a row belong to its parameters in runs of ``inner``, and the rows 
 CENTRED is 1, or 0 for RMS norm, which subtracts no mean.
 """
 
+from __future__ import annotations
+
+from functools import cache
+
 NORM = """
 extern "C" __global__ void forward(
     const T* x, const W* weight, const W* bias, T* y, float* means, float* scales,

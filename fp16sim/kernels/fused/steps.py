@@ -5,6 +5,10 @@ order of operations is that of ``optim.rules``, and the bits are NumPy's. G is t
 gradients that are not float, and of the copies of weights.
 """
 
+from __future__ import annotations
+
+from functools import cache
+
 #: values a block
 CHUNK = 2**14
 
