@@ -1,0 +1,144 @@
+"""Functions of one number, forward and backward, and the bias that is added before one."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+
+class Function(NamedTuple):
+    """C expressions in floats."""
+
+    #: of x
+    forward: str
+    #: of the result's gradient g, and of x or of the stored y
+    backward: str
+    #: which of these two backward needs
+    saves: str
+
+
+FUNCTIONS = {
+    "exp": Function("expf(x)", "g * y", "y"),
+    "tanh": Function("tanhf(x)", "g * (1 - y * y)", "y"),
+    "sigmoid": Function("sigmoid(x)", "g * (1 - y) * y", "y"),
+    "softplus": Function("fmaxf(x, 0) + log1pf(expf(-fabsf(x)))", "g * sigmoid(x)", "x"),
+    "silu": Function("clipped(x, -800, INFINITE) * sigmoid(x)", "g * silu_slope(x)", "x"),
+    "gelu": Function("gelu(x)", "g * gelu_slope(x)", "x"),
+    "gelu_tanh": Function("gelu_tanh(x)", "g * gelu_tanh_slope(x)", "x"),
+}
+
+#: what may follow the sum of x and bias, in the same kernel
+EPILOGUES = {"none": "x", "relu": "x <= 0 ? 0 : x", "gelu": "gelu(x)"}
+
+#: Slopes as in ``plain``, but with no error of more than some ulps for sigmoids of numbers far
+#: below 0. Infinite x must not meet a zero; a NaN passes through comparisons that are false.
+HELPERS = """
+__device__ __forceinline__ float clipped(float x, float least, float largest) {
+    return x < least ? least : x > largest ? largest : x;
+}
+
+__device__ __forceinline__ float sigmoid(float x) {
+    const float e = expf(-fabsf(x));
+    return (x < 0 ? e : 1) / (1 + e);
+}
+
+__device__ __forceinline__ float silu_slope(float x) {
+    const float s = sigmoid(x);
+    return s * (1 + clipped(x, -800, 800) * (1 - s));
+}
+
+// x Phi(x) with the normal distribution's Phi
+__device__ __forceinline__ float gelu(float x) {
+    return clipped(x, -50, INFINITE) * (0.5f * erfcf(x * -0.707106781f));
+}
+
+__device__ __forceinline__ float gelu_slope(float x) {
+    x = clipped(x, -50, 50);
+    return 0.5f * erfcf(x * -0.707106781f) + x * expf(x * x * -0.5f) * 0.398942280f;
+}
+
+// x sigmoid(2u) with 2u = 1.59... (x + 0.044715 x^3)
+__device__ __forceinline__ float twice(float x) {
+    return (x * x * 0.0713548163f + 1.59576912f) * x;
+}
+
+__device__ __forceinline__ float gelu_tanh(float x) {
+    x = clipped(x, -50, INFINITE);
+    return x * sigmoid(twice(x));
+}
+
+__device__ __forceinline__ float gelu_tanh_slope(float x) {
+    x = clipped(x, -50, 50);
+    const float s = sigmoid(twice(x));
+    return s * (1 + x * (1 - s) * (x * x * 0.214064449f + 1.59576912f));
+}
+"""
+
+#: packs: how many whole ones there are, 0 if an array does not begin on 16 bytes
+KERNELS = """
+__device__ __forceinline__ float value(float x) { return FORWARD; }
+__device__ __forceinline__ float slope(float g, float SAVED) { return BACKWARD; }
+
+extern "C" __global__ void forward(const T* x, T* y, I size, I packs) {
+    const I first = blockIdx.x * (I)blockDim.x + threadIdx.x, step = gridDim.x * (I)blockDim.x;
+    for (I i = first; i < packs; i += step) {
+        Pack<WIDE> pack = ((const Pack<WIDE>*)x)[i];
+        for (int k = 0; k < WIDE; ++k) pack.at[k] = stored<T>(value(loaded(pack.at[k])));
+        ((Pack<WIDE>*)y)[i] = pack;
+    }
+    for (I i = packs * WIDE + first; i < size; i += step) y[i] = stored<T>(value(loaded(x[i])));
+}
+
+extern "C" __global__ void backward(const T* g, const T* saved, T* dx, I size, I packs) {
+    const I first = blockIdx.x * (I)blockDim.x + threadIdx.x, step = gridDim.x * (I)blockDim.x;
+    for (I i = first; i < packs; i += step) {
+        Pack<WIDE> pack = ((const Pack<WIDE>*)g)[i];
+        const Pack<WIDE> other = ((const Pack<WIDE>*)saved)[i];
+        for (int k = 0; k < WIDE; ++k)
+            pack.at[k] = stored<T>(slope(loaded(pack.at[k]), loaded(other.at[k])));
+        ((Pack<WIDE>*)dx)[i] = pack;
+    }
+    for (I i = packs * WIDE + first; i < size; i += step)
+        dx[i] = stored<T>(slope(loaded(g[i]), loaded(saved[i])));
+}
+"""
+
+
+@cache
+def kernels(name: str) -> str:
+    """Text of ``forward`` and ``backward`` of a function; T is the storage type."""
+    function = FUNCTIONS[name]
+    text = KERNELS.replace("FORWARD", function.forward).replace("BACKWARD", function.backward)
+    return HELPERS + text.replace("SAVED", function.saves)
+
+
+#: a thread keeps the bias of its N columns, and goes down the rows; W is the type of the bias
+BIAS = """
+__device__ __forceinline__ float epilogue(float x) { return EPILOGUE; }
+
+template <int N> __device__ void add(const T* x, const W* bias, T* y, I rows, I width) {
+    const I column = (blockIdx.x * (I)blockDim.x + threadIdx.x) * N;
+    if (column >= width) return;
+    float b[N];
+    for (int k = 0; k < N; ++k) b[k] = loaded(bias[column + k]);
+    for (I row = blockIdx.y; row < rows; row += gridDim.y) {
+        Pack<N> pack = *(const Pack<N>*)(x + row * width + column);
+        for (int k = 0; k < N; ++k) pack.at[k] = stored<T>(epilogue(loaded(pack.at[k]) + b[k]));
+        *(Pack<N>*)(y + row * width + column) = pack;
+    }
+}
+
+extern "C" __global__ void bias_wide(const T* x, const W* bias, T* y, I rows, I width) {
+    add<WIDE>(x, bias, y, rows, width);
+}
+
+extern "C" __global__ void bias_narrow(const T* x, const W* bias, T* y, I rows, I width) {
+    add<1>(x, bias, y, rows, width);
+}
+"""
+
+
+@cache
+def bias_kernels(epilogue: str) -> str:
+    """Text of ``bias_wide``, for whole packs of columns, and of ``bias_narrow``."""
+    return HELPERS + BIAS.replace("EPILOGUE", EPILOGUES[epilogue])

@@ -1,0 +1,371 @@
+"""Launchers: CuPy arrays in fp16, bf16 or fp32 in, new ones out. See the kernels' texts.
+
+All arrays are taken as C-contiguous, and copied if they are not. What a row is, is said by shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+
+from fp16sim.backend import Array
+from fp16sim.kernels.fused import elementwise, norms, rows, source, windows
+from fp16sim.kernels.fused.source import OPTIONS, Size
+
+#: rows and columns
+Pair = tuple[int, int]
+
+ADDRESS_OF_NOTHING = np.uint64(0)
+
+
+@cache
+def kernel(name: str, *parts: str, **types: str) -> Any:
+    """A kernel of the module of these parts, with the dtypes that its types stand for."""
+    return _module(source.code(*parts, **types)).get_function(name)
+
+
+@cache
+def _module(code: str) -> Any:
+    return cupy.RawModule(code=code, options=OPTIONS)
+
+
+def type_of(x: Array) -> str:
+    """The dtype's name. Raises TypeError for one that is no storage type."""
+    name = str(x.dtype.name)
+    if name not in source.STORAGE:
+        raise TypeError(f"arrays must be in {', '.join(source.STORAGE)}, got one in {name}")
+    return name
+
+
+def address(x: Array) -> int:
+    """Where the array is in the GPU's memory."""
+    place: int = x.data.ptr  # type: ignore[attr-defined]
+    return place
+
+
+def _launch(function: Any, geometry: tuple[Size, Size], *arguments: Any) -> None:
+    """Integers are long long and real numbers float, as all kernels here take them."""
+    passed: list[Any] = []
+    for argument in arguments:
+        match argument:
+            case None:
+                passed.append(ADDRESS_OF_NOTHING)
+            case int():
+                passed.append(np.int64(argument))
+            case float():
+                passed.append(np.float32(argument))
+            case _:
+                passed.append(argument)
+    function(*geometry, tuple(passed))
+
+
+def _contiguous(*arrays: Array) -> list[Array]:
+    shape, dtype = arrays[0].shape, arrays[0].dtype
+    for x in arrays[1:]:
+        if x.shape != shape or x.dtype != dtype:
+            raise TypeError(f"expected {dtype} {shape} as the first, got {x.dtype} {x.shape}")
+    return [cupy.ascontiguousarray(x) for x in arrays]
+
+
+def _packs(*arrays: Array) -> int:
+    """How many whole packs the arrays have; none unless all of them begin on 16 bytes."""
+    aligned = all(address(x) % 16 == 0 for x in arrays)
+    return arrays[0].nbytes // 16 if aligned else 0
+
+
+def forward(name: str, x: Array) -> Array:
+    """A function of every value; name: of ``elementwise.FUNCTIONS``."""
+    return _elementwise(name, "forward", x)
+
+
+def backward(name: str, g: Array, saved: Array) -> Array:
+    """The gradient of its input; saved: x or the stored y, as ``elementwise.FUNCTIONS`` says."""
+    return _elementwise(name, "backward", g, saved)
+
+
+def _elementwise(name: str, way: str, *arrays: Array) -> Array:
+    arrays = tuple(_contiguous(*arrays))
+    out: Array = cupy.empty_like(arrays[0])
+    function = kernel(way, source.PACK, elementwise.kernels(name), T=type_of(out))
+    packs = _packs(*arrays, out)
+    each = max(1, out.size // max(packs, 1)) if packs else 1
+    if out.size:
+        _launch(function, source.over(out.size, each), *arrays, out, out.size, packs)
+    return out
+
+
+def add_bias(x: Array, bias: Array, epilogue: str = "none") -> Array:
+    """x (..., width) + bias (width,), which may be fp32, then "none", "relu" or "gelu" of it."""
+    (x,), (bias,) = _contiguous(x), _contiguous(bias)
+    width = bias.size
+    if x.shape[-1:] != bias.shape:
+        raise ValueError(f"bias must be ({x.shape[-1]},) for x {x.shape}, got {bias.shape}")
+    out: Array = cupy.empty_like(x)
+    if not out.size:
+        return out
+    wide = 16 // x.itemsize
+    packed = _packs(x, out) and width % wide == 0
+    name, each = ("bias_wide", wide) if packed else ("bias_narrow", 1)
+    parts = (source.PACK, elementwise.bias_kernels(epilogue))
+    function = kernel(name, *parts, T=type_of(x), W=type_of(bias))
+    threads = min(256, max(32, 1 << (-(-width // each) - 1).bit_length()))
+    count = x.size // width
+    grid = (-(-width // (threads * each)), min(count, 1024))
+    _launch(function, (grid, (threads,)), x, bias, out, count, width)
+    return out
+
+
+def softmax(x: Array) -> Array:
+    """Along the last axis."""
+    return _of_rows("softmax", x)
+
+
+def softmax_backward(g: Array, y: Array) -> Array:
+    """From the stored softmax y."""
+    return _of_rows("softmax_backward", g, y)
+
+
+def log_softmax(x: Array) -> Array:
+    """Along the last axis."""
+    return _of_rows("log_softmax", x)
+
+
+def log_softmax_backward(g: Array, y: Array) -> Array:
+    """From the stored log softmax y."""
+    return _of_rows("log_softmax_backward", g, y)
+
+
+def _of_rows(name: str, *arrays: Array) -> Array:
+    arrays = tuple(_contiguous(*arrays))
+    out: Array = cupy.empty_like(arrays[0])
+    if out.size:
+        count, width = math.prod(out.shape[:-1]), out.shape[-1]
+        function = kernel(name, source.ROWS, rows.SOFTMAX, T=type_of(out))
+        _launch(function, source.of_rows(count, width), *arrays, out, count, width)
+    return out
+
+
+def cross_entropy(
+    x: Array, target: Array, ignored: int = -100, smoothing: float = 0.0
+) -> tuple[Array, Array]:
+    """Each row's loss (N,), and statistics (2, N) for backward; both in fp32, nothing reduced.
+
+    x: logits (N, C). target: int64 (N,); a row whose target is ``ignored`` has loss 0, and one
+    whose target is no class has NaN. The statistics add up to log Σ e^x: maximum, and the rest.
+    """
+    (x,), (target,) = _contiguous(x), _contiguous(target)
+    count, width = _checked_targets(x, target)
+    losses: Array = cupy.empty(count, np.float32)
+    statistics: Array = cupy.empty((2, count), np.float32)
+    if count:
+        function = kernel(
+            "cross_entropy", source.ROWS, rows.SOFTMAX, rows.CROSS_ENTROPY, T=type_of(x)
+        )
+        arguments = (x, target, losses, *statistics, count, width, ignored)
+        _launch(function, source.of_rows(count, width), *arguments, 1 - smoothing, float(smoothing))
+    return losses, statistics
+
+
+def cross_entropy_backward(
+    factor: Array,
+    x: Array,
+    target: Array,
+    statistics: Array,
+    ignored: int = -100,
+    smoothing: float = 0.0,
+) -> Array:
+    """The gradient of the logits, of their dtype; factor: fp32 (N,), 0 where a target is ignored.
+
+    It is what each row's loss is multiplied by in the sum, times the gradient of that sum.
+    """
+    (x,), (target,), (factor,) = _contiguous(x), _contiguous(target), _contiguous(factor)
+    count, width = _checked_targets(x, target)
+    out: Array = cupy.empty_like(x)
+    if out.size:
+        function = kernel(
+            "cross_entropy_backward", source.ROWS, rows.SOFTMAX, rows.CROSS_ENTROPY, T=type_of(x)
+        )
+        arguments = (factor, x, target, *statistics, out, count, width, ignored)
+        shares = (1 - smoothing, smoothing / width)
+        _launch(function, source.of_rows(count, width), *arguments, *map(float, shares))
+    return out
+
+
+def _checked_targets(x: Array, target: Array) -> tuple[int, int]:
+    count, width = x.shape
+    if target.shape != (count,) or target.dtype != np.int64:
+        raise TypeError(f"target must be int64 ({count},), got {target.dtype} {target.shape}")
+    return count, width
+
+
+class Normal(NamedTuple):
+    """What a normalisation did: ``normalise`` makes one, and its backward reads it."""
+
+    x: Array
+    weight: Array | None
+    #: fp32, one a row; no mean for RMS norm
+    mean: Array | None
+    rstd: Array
+    groups: int
+    inner: int
+
+
+def layer_norm(
+    x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5
+) -> tuple[Array, Normal]:
+    """Normalises rows x (..., width); weight, bias (width,) of one dtype: that of x, or fp32."""
+    return _normalised(x, weight, bias, eps, True, x.shape[-1], 1, 1)
+
+
+def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-5) -> tuple[Array, Normal]:
+    """Divides rows x (..., width) by the root of their mean square; weight (width,), or fp32."""
+    return _normalised(x, weight, None, eps, False, x.shape[-1], 1, 1)
+
+
+def group_norm(
+    x: Array, groups: int, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5
+) -> tuple[Array, Normal]:
+    """Normalises x (N, channels, ...) in groups of channels; weight, bias (channels,), or fp32."""
+    inner = math.prod(x.shape[2:])
+    width = x.shape[1] // groups * inner
+    return _normalised(x, weight, bias, eps, True, width, groups, inner)
+
+
+def _normalised(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    centred: bool,
+    width: int,
+    groups: int,
+    inner: int,
+) -> tuple[Array, Normal]:
+    if not 0 < width < 2**31:
+        raise ValueError(f"rows must have 1 to 2^31 - 1 values, got {width}")
+    (x,) = _contiguous(x)
+    for part in (weight, bias):
+        if part is not None and part.size * inner != width * groups:
+            raise ValueError(f"weight and bias must have {width * groups // inner} values")
+    weight, bias = (p if p is None else cupy.ascontiguousarray(p) for p in (weight, bias))
+    count = x.size // width
+    out: Array = cupy.empty_like(x)
+    mean = cupy.empty(count, np.float32) if centred else None
+    normal = Normal(x, weight, mean, cupy.empty(count, np.float32), groups, inner)
+    if count:
+        function = _norm("forward", normal, bias)
+        arguments = (x, weight, bias, out, mean, normal.rstd, count, width, groups, inner)
+        _launch(function, source.of_rows(count, width), *arguments, float(eps))
+    return out, normal
+
+
+def _norm(name: str, normal: Normal, bias: Array | None = None) -> Any:
+    parameter = next((p for p in (normal.weight, bias) if p is not None), normal.x)
+    if bias is not None and bias.dtype != parameter.dtype:
+        raise TypeError(f"weight and bias must be alike, got {parameter.dtype} and {bias.dtype}")
+    types = {"T": type_of(normal.x), "W": type_of(parameter)}
+    return kernel(name, source.ROWS, norms.kernels(normal.mean is not None), **types)
+
+
+def norm_backward(g: Array, normal: Normal) -> Array:
+    """The gradient of x, of its dtype, from that of the result."""
+    g, x = _contiguous(g, normal.x)
+    out: Array = cupy.empty_like(x)
+    count = normal.rstd.size
+    if count:
+        width = x.size // count
+        arguments = (g, x, normal.weight, normal.mean, normal.rstd, out, count, width)
+        geometry = source.of_rows(count, width)
+        _launch(_norm("backward", normal), geometry, *arguments, normal.groups, normal.inner)
+    return out
+
+
+def norm_parameters_backward(g: Array, normal: Normal) -> Array:
+    """Gradients (2, parameters) of weight and bias, in fp32; always the same bits, no atomics."""
+    g, x = _contiguous(g, normal.x)
+    count, groups, inner = normal.rstd.size, normal.groups, normal.inner
+    images = count // groups
+    if not images:
+        raise ValueError("x is empty: there is nothing to add up")
+    width = x.size // images // inner
+    parts, part = norms.parts_of(images)
+    sums: Array = cupy.empty((2, parts, width), np.float32)
+    out: Array = cupy.empty((2, width), np.float32)
+    name, geometry = "columns", ((-(-width // 32), parts), (32, 8))
+    if inner > 1:
+        name, geometry = "channels", ((width, parts), (256, 1))
+    arguments = (g, x, normal.mean, normal.rstd, *sums, images, part, width, groups, inner)
+    _launch(_norm(name, normal), geometry, *arguments)
+    _launch(_norm("fold", normal), ((-(-2 * width // 128),), (128,)), sums, out, parts, width)
+    return out
+
+
+def im2col(
+    x: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int = 1
+) -> Array:
+    """x (N, C, H, W) as (N, groups, C / groups · rows · columns of the kernel, windows)."""
+    (x,) = _contiguous(x)
+    images, channels, *size = x.shape
+    axes = _axes(size, kernel_size, stride, padding, dilation)
+    taps, places = math.prod(kernel_size), math.prod(axis.output for axis in axes)
+    shape = (images, groups, channels // groups * taps, places)
+    out: Array = cupy.empty(shape, x.dtype)
+    if out.size:
+        geometry = source.of_planes(images * channels * taps, places)
+        _launch(
+            kernel("im2col", windows.WINDOWS, T=type_of(x)), geometry, x, out, *axes[0], *axes[1]
+        )
+    return out
+
+
+def col2im(
+    columns: Array,
+    shape: tuple[int, ...],
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> Array:
+    """The transpose of ``im2col``: each pixel of ``shape`` (N, C, H, W) is the sum of its copies.
+
+    They are added up in float, in the order of the kernel's taps, and rounded once.
+    """
+    (columns,) = _contiguous(columns)
+    images, channels, *size = shape
+    axes = _axes(size, kernel_size, stride, padding, dilation)
+    places = math.prod(kernel_size) * math.prod(axis.output for axis in axes)
+    if columns.size != images * channels * places:
+        raise ValueError(f"columns {columns.shape} are not those of images {shape}")
+    out: Array = cupy.empty(shape, columns.dtype)
+    if out.size:
+        geometry = source.of_planes(images * channels, math.prod(size))
+        function = kernel("col2im", windows.WINDOWS, T=type_of(columns))
+        _launch(function, geometry, columns, out, *axes[0], *axes[1])
+    return out
+
+
+class _Axis(NamedTuple):
+    """The fields of the kernels' ``struct Axis``."""
+
+    size: int
+    kernel: int
+    output: int
+    stride: int
+    padding: int
+    dilation: int
+
+
+def _axes(
+    size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[_Axis, _Axis]:
+    fields = zip(size, kernel, stride, padding, dilation, strict=True)
+    h, w = (
+        _Axis(n, k, max(0, (n + 2 * p - d * (k - 1) - 1) // s + 1), s, p, d)
+        for n, k, s, p, d in fields
+    )
+    return h, w

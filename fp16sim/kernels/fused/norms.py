@@ -1,0 +1,136 @@
+"""Layer, group and RMS normalisation: rows of n values of T, weight and bias of W.
+
+The values of a row belong to its parameters in runs of ``inner``, and the rows take turns in
+``groups``: layer norm has one group of runs of one; group norm has runs of a channel's pixels.
+CENTRED is 1, or 0 for RMS norm, which subtracts no mean.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+NORM = """
+extern "C" __global__ void forward(
+    const T* x, const W* weight, const W* bias, T* y, float* means, float* scales,
+    I rows, I n, I groups, I inner, float eps) {
+    ROW(rows)
+    x += row * n, y += row * n;
+    float mean = 0, square = 0;
+    if (CENTRED) {
+        EACH(i, n) mean += loaded(x[i]);
+        mean = sum(mean) / n;
+    }
+    EACH(i, n) {
+        const float difference = loaded(x[i]) - mean;
+        square += difference * difference;
+    }
+    const float scale = 1 / sqrtf(sum(square) / n + eps);
+    const I start = row % groups * (n / inner);
+    EACH(i, n) {
+        const I k = start + (inner == 1 ? i : (unsigned)i / (unsigned)inner);
+        float result = (loaded(x[i]) - mean) * scale;
+        if (weight) result *= loaded(weight[k]);
+        if (bias) result += loaded(bias[k]);
+        y[i] = stored<T>(result);
+    }
+    if (threadIdx.x) return;
+    if (CENTRED) means[row] = mean;
+    scales[row] = scale;
+}
+
+extern "C" __global__ void backward(
+    const T* g, const T* x, const W* weight, const float* means, const float* scales, T* dx,
+    I rows, I n, I groups, I inner) {
+    ROW(rows)
+    g += row * n, x += row * n, dx += row * n;
+    const float mean = CENTRED ? means[row] : 0, scale = scales[row];
+    const I start = row % groups * (n / inner);
+    float along = 0, level = 0;  // of the gradient: its part along the row, and its mean
+    EACH(i, n) {
+        const I k = start + (inner == 1 ? i : (unsigned)i / (unsigned)inner);
+        const float h = weight ? loaded(g[i]) * loaded(weight[k]) : loaded(g[i]);
+        along += h * ((loaded(x[i]) - mean) * scale);
+        level += h;
+    }
+    along = -(sum(along) / n);
+    level = CENTRED ? sum(level) / n : 0;
+    EACH(i, n) {
+        const I k = start + (inner == 1 ? i : (unsigned)i / (unsigned)inner);
+        const float h = weight ? loaded(g[i]) * loaded(weight[k]) : loaded(g[i]);
+        float slope = (loaded(x[i]) - mean) * scale * along;
+        slope += h;
+        if (CENTRED) slope -= level;
+        dx[i] = stored<T>(slope * scale);
+    }
+}
+"""
+
+#: Gradients of weight and bias in two stages, both in a fixed order: sums over parts of the images
+#: (``columns`` for runs of one, ``channels`` for longer ones), and ``fold`` adds up the parts.
+PARAMETERS = """
+// A block (32, 8) has 32 columns, and each of its rows of threads every 8th image.
+extern "C" __global__ void columns(
+    const T* g, const T* x, const float* means, const float* scales, float* of_weight,
+    float* of_bias, I images, I part, I width, I groups, I inner) {
+    __shared__ float sums[2][8][32];
+    const I column = blockIdx.x * (I)32 + threadIdx.x, first = blockIdx.y * part;
+    const I last = first + part < images ? first + part : images;
+    float weight = 0, bias = 0;
+    if (column < width) {
+        const I group = column / (width / groups);
+        for (I image = first + threadIdx.y; image < last; image += 8) {
+            const I at = image * width + column, row = image * groups + group;
+            const float mean = CENTRED ? means[row] : 0, slope = loaded(g[at]);
+            weight += slope * ((loaded(x[at]) - mean) * scales[row]);
+            bias += slope;
+        }
+    }
+    sums[0][threadIdx.y][threadIdx.x] = weight, sums[1][threadIdx.y][threadIdx.x] = bias;
+    __syncthreads();
+    if (threadIdx.y || column >= width) return;
+    for (int k = 1; k < 8; ++k) weight += sums[0][k][threadIdx.x], bias += sums[1][k][threadIdx.x];
+    of_weight[blockIdx.y * width + column] = weight, of_bias[blockIdx.y * width + column] = bias;
+}
+
+// A block has one channel of one part of the images.
+extern "C" __global__ void channels(
+    const T* g, const T* x, const float* means, const float* scales, float* of_weight,
+    float* of_bias, I images, I part, I width, I groups, I inner) {
+    const I channel = blockIdx.x, group = channel / (width / groups), first = blockIdx.y * part;
+    const I last = first + part < images ? first + part : images;
+    float weight = 0, bias = 0;
+    EACH(i, (last - first) * inner) {
+        const I image = first + (unsigned)i / (unsigned)inner;
+        const I at = (image * width + channel) * inner + (unsigned)i % (unsigned)inner;
+        const I row = image * groups + group;
+        const float mean = CENTRED ? means[row] : 0, slope = loaded(g[at]);
+        weight += slope * ((loaded(x[at]) - mean) * scales[row]);
+        bias += slope;
+    }
+    weight = sum(weight), bias = sum(bias);
+    if (threadIdx.x) return;
+    of_weight[blockIdx.y * width + channel] = weight, of_bias[blockIdx.y * width + channel] = bias;
+}
+
+// The sums over the parts of (2, parts, width), as (2, width).
+extern "C" __global__ void fold(const float* sums, float* out, I parts, I width) {
+    const I i = blockIdx.x * (I)blockDim.x + threadIdx.x;
+    if (i >= 2 * width) return;
+    sums += i / width * parts * width + i % width;
+    float total = 0;
+    for (I part = 0; part < parts; ++part) total += sums[part * width];
+    out[i] = total;
+}
+"""
+
+
+@cache
+def kernels(centred: bool) -> str:
+    """Text of ``forward``, ``backward``, ``columns``, ``channels`` and ``fold``."""
+    return (NORM + PARAMETERS).replace("CENTRED", str(int(centred)))
+
+
+def parts_of(images: int) -> tuple[int, int]:
+    """Into how many parts images are divided, and how many a part has: at least 64, if any."""
+    part = max(64, -(-images // 128))
+    return -(-images // part), part

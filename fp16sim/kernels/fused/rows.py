@@ -1,0 +1,92 @@
+"""Softmax, log softmax and cross entropy: a row of T is one warp's, or one block's.
+
+A NaN makes the whole row NaN, as does +infinity, and a row of -infinity only, as in the primitives:
+``fmaxf`` passes over a NaN, but the sum of the powers does not.
+"""
+
+SOFTMAX = """
+// The row's maximum, and the sum of e^(x - maximum).
+__device__ __forceinline__ void statistics_of(const T* x, I n, float& top, float& total) {
+    top = -INFINITE, total = 0;
+    EACH(i, n) top = fmaxf(top, loaded(x[i]));
+    top = most(top);
+    EACH(i, n) total += expf(loaded(x[i]) - top);
+    total = sum(total);
+}
+
+extern "C" __global__ void softmax(const T* x, T* y, I rows, I n) {
+    ROW(rows)
+    x += row * n, y += row * n;
+    float top, total;
+    statistics_of(x, n, top, total);
+    EACH(i, n) y[i] = stored<T>(expf(loaded(x[i]) - top) / total);
+}
+
+extern "C" __global__ void log_softmax(const T* x, T* y, I rows, I n) {
+    ROW(rows)
+    x += row * n, y += row * n;
+    float top, total;
+    statistics_of(x, n, top, total);
+    const float log_total = logf(total);
+    EACH(i, n) y[i] = stored<T>(loaded(x[i]) - top - log_total);
+}
+
+extern "C" __global__ void softmax_backward(const T* g, const T* y, T* dx, I rows, I n) {
+    ROW(rows)
+    g += row * n, y += row * n, dx += row * n;
+    float total = 0;
+    EACH(i, n) total += loaded(g[i]) * loaded(y[i]);
+    total = sum(total);
+    EACH(i, n) dx[i] = stored<T>((loaded(g[i]) - total) * loaded(y[i]));
+}
+
+extern "C" __global__ void log_softmax_backward(const T* g, const T* y, T* dx, I rows, I n) {
+    ROW(rows)
+    g += row * n, y += row * n, dx += row * n;
+    float total = 0;
+    EACH(i, n) total += loaded(g[i]);
+    total = sum(total);
+    EACH(i, n) dx[i] = stored<T>(loaded(g[i]) - expf(loaded(y[i])) * total);
+}
+"""
+
+#: The logarithm of the sum of powers is kept as two terms, the row's maximum and log Σ e^(x -
+#: maximum): added up, large logits would cost the small term its digits. A target that is no class
+#: makes NaN, since a GPU cannot raise an error.
+CROSS_ENTROPY = """
+extern "C" __global__ void cross_entropy(
+    const T* x, const I* targets, float* losses, float* tops, float* logs,
+    I rows, I n, I ignored, float kept, float smoothing) {
+    ROW(rows)
+    x += row * n;
+    float top, total, mean = 0;
+    statistics_of(x, n, top, total);
+    const float log_total = logf(total);
+    if (smoothing) {
+        EACH(i, n) mean += loaded(x[i]) - top - log_total;
+        mean = sum(mean) / n;
+    }
+    if (threadIdx.x) return;
+    const I target = targets[row];
+    float loss = NOT_A_NUMBER;
+    if (target >= 0 && target < n) loss = -(loaded(x[target]) - top - log_total);
+    if (smoothing) loss = kept * loss - smoothing * mean;
+    losses[row] = target == ignored ? 0 : loss;
+    tops[row] = top, logs[row] = log_total;
+}
+
+extern "C" __global__ void cross_entropy_backward(
+    const float* factors, const T* x, const I* targets, const float* tops, const float* logs,
+    T* dx, I rows, I n, I ignored, float kept, float share) {
+    ROW(rows)
+    x += row * n, dx += row * n;
+    const float top = tops[row], log_total = logs[row];
+    const I target = targets[row] == ignored ? 0 : targets[row];
+    const float factor = target >= 0 && target < n ? factors[row] : NOT_A_NUMBER;
+    EACH(i, n) {
+        float slope = expf(loaded(x[i]) - top - log_total) - share;
+        if (i == target) slope -= kept;
+        dx[i] = stored<T>(slope * factor);
+    }
+}
+"""
