@@ -17,6 +17,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from fp16sim.autograd.ops import conv
+from fp16sim.autograd.primitive import Primitive
 from fp16sim.kernels import cpu, product
 
 VERSION = "14.2.0"
@@ -409,13 +411,33 @@ def _special(name):
     return lambda x: StrictArray(np.asarray(function(_admitted(x)), x.dtype))
 
 
+def _im2col(x, kernel, *geometry):
+    geometry, x = conv.Geometry(*geometry), x._values
+    output = geometry.output_size(x.shape[2:], kernel)
+    ((_, columns),) = conv._columns(x, kernel, output, geometry, whole=True)
+    return StrictArray(columns)
+
+
+def _col2im(columns, shape, kernel, stride, padding, dilation):
+    geometry = conv.Geometry(stride, padding, dilation)
+    output = geometry.output_size(shape[2:], kernel)
+    columns = columns._values.reshape(*shape[:2], *kernel, *output)
+    (top, left), (height, width) = padding, shape[2:]
+    padded = np.zeros((*shape[:2], height + 2 * top, width + 2 * left), columns.dtype)
+    for i, j, window in geometry.taps(kernel, output):
+        padded[window] += columns[:, :, i, j]
+    return StrictArray(padded[:, :, top : top + height, left : left + width].copy())
+
+
 def _kernels():
     """The modules of CUDA kernels without CUDA: NumPy's, which give the same bits."""
     rounding = types.ModuleType("fp16sim.kernels.gpu")
     rounding.round_array = lambda x, out, *how: cpu.round_array(x._values, out._values, *how)
     products = types.ModuleType("fp16sim.kernels.gemm")
     products.product = lambda x, y: _wrapped(product(x._values, y._values))
-    return rounding, products
+    windows = types.ModuleType("fp16sim.kernels.fused.gpu")
+    windows.im2col, windows.col2im = _im2col, _col2im
+    return rounding, products, windows
 
 
 def _modules():
@@ -444,5 +466,7 @@ def strict_arrays(monkeypatch):
     _forget_tables()
     for name, module in _modules().items():
         monkeypatch.setitem(sys.modules, name, module)
+    # Fused kernels have the same numbers to a last bit only; test_fused_engine.py runs them.
+    monkeypatch.setattr(Primitive, "_run_fused", lambda *_: None)
     yield strict
     _forget_tables()

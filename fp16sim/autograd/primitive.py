@@ -29,6 +29,7 @@ from fp16sim.backend import (
     Array,
     carried,
     device_of,
+    is_on_gpu,
     kept_natively,
     namespace_of,
     stored_dtype,
@@ -93,7 +94,7 @@ class Primitive:
     def _run_fused(self, kept: tuple[Array, ...], fmt: Format, options: dict[str, Any]) -> Any:
         """Value, residuals and rule, if a kernel of the GPU's does all of it; None otherwise."""
         # An observer wants to see values before they are rounded.
-        if self._fused is None or namespace_of(kept[0]) is np or events.observed():
+        if self._fused is None or not is_on_gpu(kept[0]) or events.observed():
             return None
         if not kept_natively(kept[0]) or any(x.dtype != stored_dtype(fmt, x) for x in kept):
             return None

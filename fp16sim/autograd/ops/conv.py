@@ -8,17 +8,20 @@ input is the same walked backwards, and a transposed convolution is another one'
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product as pairs
 from typing import Any, NamedTuple, TypeAlias
 
 from fp16sim.autograd.primitive import primitive
-from fp16sim.backend import Array, computing_dtype, namespace_of
+from fp16sim.backend import Array, computing_dtype, is_on_gpu, namespace_of
 from fp16sim.kernels import product
 
 # Columns of so many bytes at a time: they are written once and read once, from the cache.
 COLUMN_BYTES = 2**21
+# A GPU wants few and large products; so much of its memory they may take.
+GPU_COLUMN_BYTES = 2**29
 
 Pair: TypeAlias = tuple[int, int]
 
@@ -137,8 +140,16 @@ def of_inputs(
     size = (images, channels, height + 2 * top, width + 2 * left)
     padded = xp.zeros(size, computing_dtype(g))
     places = list(geometry.taps(kernel, output))
-    for block in _blocks(images, channels * len(places) * slopes.shape[3] * g.dtype.itemsize):
+    image_bytes = channels * len(places) * slopes.shape[3] * padded.dtype.itemsize
+    for block in _blocks(images, image_bytes, g):
         columns = multiply(kernels, slopes[block])
+        if is_on_gpu(g):
+            part = (len(columns), *shape[1:])
+            # Every value is the sum of its copies, which a GPU fetches.
+            padded[block][:, :, top : top + height, left : left + width] = _gpu().col2im(
+                columns, part, kernel, *geometry[:3]
+            )
+            continue
         columns = columns.reshape(len(columns), channels, *kernel, *output)
         for i, j, window in places:
             padded[block][window] += columns[:, :, i, j]
@@ -196,9 +207,14 @@ def _flat(images: Array, groups: int) -> Array:
     return images.reshape(count, groups, channels // groups, height * width)
 
 
-def _blocks(images: int, image_bytes: int, whole: bool = False) -> Iterator[slice]:
+def _gpu() -> Any:
+    return importlib.import_module("fp16sim.kernels.fused.gpu")
+
+
+def _blocks(images: int, image_bytes: int, like: Array, whole: bool = False) -> Iterator[slice]:
     """Slices of a few images each."""
-    step = images if whole else max(1, COLUMN_BYTES // max(image_bytes, 1))
+    most = GPU_COLUMN_BYTES if is_on_gpu(like) else COLUMN_BYTES
+    step = images if whole else max(1, most // max(image_bytes, 1))
     for start in range(0, images, max(step, 1)):
         yield slice(start, start + step)
 
@@ -216,10 +232,13 @@ def _columns(
     places = list(geometry.taps(kernel, output))
     scratch: Any = None
     padded: Any = None
-    for block in _blocks(images, taps * windows * x.dtype.itemsize, whole or direct):
+    for block in _blocks(images, taps * windows * x.dtype.itemsize, x, whole or direct):
         part = x[block]
         if direct:
             yield block, _flat(part, groups)
+            continue
+        if is_on_gpu(x):
+            yield block, _gpu().im2col(part, kernel, *geometry)
             continue
         if scratch is None:
             scratch = xp.empty((len(part), channels, *kernel, *output), x.dtype)

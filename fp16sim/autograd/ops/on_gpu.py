@@ -19,6 +19,7 @@ from fp16sim.autograd.ops import functions, fused, losses, norms
 from fp16sim.autograd.primitive import Primitive
 from fp16sim.backend import Array, carried
 from fp16sim.formats import Format
+from fp16sim.kernels.fused.elementwise import FUNCTIONS
 
 
 def _gpu() -> Any:
@@ -31,7 +32,7 @@ def _gpu() -> Any:
 def _function(name: str, x: Array, fmt: Format, approximate: str = "none") -> Any:
     name = "gelu_tanh" if approximate == "tanh" else name
     y = _gpu().forward(name, x)
-    return y, (name, y if _gpu().saves_result(name) else x)
+    return y, (name, y if FUNCTIONS[name].saves == "y" else x)
 
 
 def _of_function(g: Array, name: str, saved: Array) -> Any:

@@ -1,0 +1,109 @@
+"""The engine with its fused kernels, run on the host: networks learn what the emulation learns."""
+
+import sys
+
+import numpy as np
+import pytest
+from test_fused_source import launchers  # noqa: F401 - a fixture
+
+import fp16sim as fs
+from fp16sim.autograd.ops import conv, on_gpu
+
+F = fs.functional
+
+
+@pytest.fixture
+def fused(launchers, monkeypatch):  # noqa: F811
+    """NumPy's arrays count as a GPU's; which kernels were asked for."""
+    gpu, _ = launchers
+    used = []
+
+    class Spy:
+        def __getattr__(self, name):
+            used.append(name)
+            return getattr(gpu, name)
+
+    for module in (sys.modules["fp16sim.autograd.primitive"], conv):
+        monkeypatch.setattr(module, "is_on_gpu", lambda x: isinstance(x, np.ndarray))
+    for module in (on_gpu, conv):
+        monkeypatch.setattr(module, "_gpu", Spy)
+    return used
+
+
+def stepped(name, region):
+    """Loss and gradients of one step of a network, natively stored."""
+    task = fs.models.task(name, "tiny", seed=0)
+    with region:
+        loss = task.model.loss(*task.batch(0))
+    loss.backward()
+    return loss, [p.grad.numpy() for p in task.model.parameters()]
+
+
+def near(actual, expected, error):
+    """Relative to the largest: sums are added in another order, and roundings follow."""
+    scale = abs(expected).max()
+    assert abs(actual - expected).max() <= error * max(scale, 1e-30)
+
+
+@pytest.mark.parametrize("fmt", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", fs.models.TASKS)
+def test_a_network(fused, name, fmt, monkeypatch):
+    region = fs.autocast(fmt) if fmt != "fp32" else fs.autocast(enabled=False)
+    with fs.storage("native"):
+        loss, gradients = stepped(name, region)
+    assert fused
+    monkeypatch.undo()
+    expected, others = stepped(name, region)
+    error = {"fp32": 2e-5, "fp16": 2e-2, "bf16": 1e-1}[fmt]
+    assert loss.item() == pytest.approx(expected.item(), rel=error / 4)
+    for actual, other in zip(gradients, others, strict=True):
+        near(actual, other, error)
+
+
+CASES = {
+    "softmax": lambda x: F.softmax(x, axis=-1),
+    "log_softmax": lambda x: F.log_softmax(x, axis=1),
+    "softmax, another axis": lambda x: F.softmax(x, axis=0),
+    "rms_norm": lambda x: F.rms_norm(x, (5,)),
+    "layer_norm, two axes": lambda x: F.layer_norm(x, (3, 5)),
+    "sigmoid": lambda x: x.sigmoid(),
+    "tanh": lambda x: x.tanh(),
+    "exp": lambda x: x.exp(),
+    "silu": F.silu,
+    "softplus": F.softplus,
+    "gelu, tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "smoothed": lambda x: F.cross_entropy(x, np.array([1, 4, 0]), label_smoothing=0.1),
+    "summed": lambda x: F.cross_entropy(x, np.array([1, 4, 0]), reduction="sum"),
+    "ignored": lambda x: F.cross_entropy(x, np.array([1, 4, -100])),
+    "each": lambda x: F.cross_entropy(x, np.array([1, 4, 0]), reduction="none"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fmt", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_primitive(fused, rng, case, fmt, monkeypatch):
+    data = rng.standard_normal((3, 5))
+
+    def outcome():
+        x = fs.Tensor(data, requires_grad=True, fmt=fmt)
+        y = CASES[case](x)
+        y.backward(np.random.default_rng(0).standard_normal(y.shape))
+        return y, x.grad
+
+    with fs.storage("native"):
+        native = outcome()
+    assert bool(fused) == (case != "softmax, another axis")
+    monkeypatch.undo()
+    for actual, expected in zip(native, outcome(), strict=True):
+        assert actual.fmt is expected.fmt
+        eps = 2 * expected.fmt.eps
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=2 * eps, atol=eps / 2)
+
+
+def test_who_watches_sees_the_array_code(fused):
+    x = fs.Tensor(np.ones((2, 3)), fmt="fp16")
+    with fs.storage("native"), fs.watch():
+        F.softmax(x, axis=-1)
+    assert not fused
+    F.softmax(x, axis=-1)  # emulated
+    assert not fused
