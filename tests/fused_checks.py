@@ -15,6 +15,8 @@ import numpy as np
 
 import fp16sim as fs
 from fp16sim.autograd.ops import conv, functions, fused, losses, norms
+from fp16sim.autograd.primitive import PRIMITIVES
+from fp16sim.kernels.fused.elementwise import FUNCTIONS
 from fp16sim.optim import SGD, Adam, AdamW
 from fp16sim.scaling import LossScale, next_scale
 
@@ -126,8 +128,7 @@ def _errors(name, x):
 
 
 def check_elementwise(lab, rng):
-    ops = {name: getattr(functions, name.removesuffix("_tanh")) for name in
-           ("exp", "tanh", "sigmoid", "softplus", "silu", "gelu", "gelu_tanh")}  # fmt: skip
+    ops = {name: PRIMITIVES[name.removesuffix("_tanh")] for name in FUNCTIONS}
     x = every_number(lab, rng)
     g = lab.numbers(rng, x.size, wide=True)
     for name, op in ops.items():
@@ -135,7 +136,7 @@ def check_elementwise(lab, rng):
         value = lab.apply(op, [x], **how)
         error = _errors(name, x) * np.abs(value) + TINY * (1 + np.abs(x))
         lab.check(lab.gpu.forward(name, lab.stored(x)), value, error)
-        if name in ("exp", "tanh", "sigmoid"):  # products of what is stored: exact
+        if FUNCTIONS[name].saves == "y":  # products of what is stored: exact
             y = fs.round_to(value, lab.fmt).astype(np.float32)
             slope = op._rule(g, y)[0]
             saved, error = y, 0.0
@@ -240,12 +241,12 @@ def check_cross_entropy(lab, rng):
 
 
 def check_norms(lab, rng):
-    cases = [("layer", (5, 1), 1), ("layer", (200, 33), 1), ("layer", (3, 4, 1025), 1),
-             ("rms", (200, 33), 1), ("rms", (3, 5000), 1), ("group", (3, 6, 5, 7), 2),
+    cases = [("layer", (5, 1), 1), ("layer", (130, 33), 1), ("layer", (3, 1025), 1),
+             ("rms", (130, 33), 1), ("rms", (3, 5000), 1), ("group", (3, 6, 5, 7), 2),
              ("group", (70, 4, 3), 4), ("group", (3, 8), 2)]  # fmt: skip
     for kind, shape, groups in cases:
         for parameters in range(2 if kind == "rms" else 3):
-            for how in ({}, {"special": True}, {"shift": 30}):
+            for how in ({"special": True}, {"shift": 30}):
                 _check_norm(lab, rng, kind, shape, groups, parameters, **how)
 
 
@@ -358,6 +359,7 @@ def check_optimizers(lab, rng):
         for turn in range(3):
             kinds = [narrow if i % 2 else "float32" for i in range(len(shapes))]
             gradients = [rng.standard_normal(s) * 100 for s in shapes]
+            gradients[0][0, 0] = -0.0  # which a sum with zero would not keep
             if turn == 1:
                 gradients[1][-1] = (np.inf, np.nan)[rng.integers(2)]
             gradients = [lab.stored(g, k) for g, k in zip(gradients, kinds, strict=True)]

@@ -18,6 +18,7 @@ class Function(NamedTuple):
 
 
 FUNCTIONS = {
+    "relu": Function("x <= 0 ? 0 : x", "y != 0 ? g : 0", "y"),
     "exp": Function("expf(x)", "g * y", "y"),
     "tanh": Function("tanhf(x)", "g * (1 - y * y)", "y"),
     "sigmoid": Function("sigmoid(x)", "g * (1 - y) * y", "y"),
@@ -28,7 +29,7 @@ FUNCTIONS = {
 }
 
 #: what may follow the sum of x and bias, in the same kernel
-EPILOGUES = {"none": "x", "relu": "x <= 0 ? 0 : x", "gelu": "gelu(x)"}
+EPILOGUES = {"none": "x", **{name: FUNCTIONS[name].forward for name in ("relu", "gelu")}}
 
 #: Slopes as in ``plain``, but with no error of more than some ulps for sigmoids of numbers far
 #: below 0. Infinite x must not meet a zero; a NaN passes through comparisons that are false.
