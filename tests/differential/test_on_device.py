@@ -1,0 +1,133 @@
+"""Steps that a GPU decides by itself, its kernels run on the host, against ``train_step``."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from test_fused_source import launchers  # noqa: F401 - a fixture
+
+import fp16sim as fs
+from fp16sim import on_device
+
+
+@pytest.fixture
+def device(launchers, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(on_device, "_kernels", lambda: launchers[1])
+    monkeypatch.setattr(on_device, "is_on_gpu", lambda x: isinstance(x, np.ndarray))
+
+
+OPTIMIZERS = {
+    "adam": lambda p, **how: fs.optim.Adam(p, 3e-3, weight_decay=0.1, **how),
+    "adamw": lambda p, **how: fs.optim.AdamW(p, 3e-3, **how),
+    "sgd": lambda p, **how: fs.optim.SGD(p, 0.1, **how),
+    "momentum": lambda p, **how: fs.optim.SGD(p, 0.1, 0.9, weight_decay=0.01, **how),
+    "nesterov": lambda p, **how: fs.optim.SGD(p, 0.1, 0.9, nesterov=True, **how),
+}
+
+
+def setup(optimizer, low=False):
+    task = fs.models.task("mlp", "tiny", seed=0)
+    if low:
+        fs.presets.O2.prepare(task.model)
+    how = fs.presets.O2.storage() if low else {}
+    moves = OPTIMIZERS[optimizer](task.model.parameters(), **how)
+    return task, moves
+
+
+def assert_alike(model, other):
+    for (name, x), (_, y) in zip(model.named_tensors(), other.named_tensors(), strict=True):
+        eps = 4 * x.fmt.eps  # an optimiser's last bits
+        np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=eps, atol=eps * 1e-2, err_msg=name)
+
+
+@pytest.mark.parametrize("low", [False, True], ids=["fp32 weights", "fp16 weights"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_steps_of_train_step(device, optimizer, low):
+    """From a scale that is much too large; half of the way is gone by ``train_step`` before."""
+    rule = {"init_scale": 2.0**28, "growth_interval": 3}
+    region = (fs.presets.O2 if low else fs.presets.amp).region
+
+    def run(task, moves, scaler, i):
+        loss = partial(task.model.loss, *task.batch(i))
+        return fs.training.train_step(loss, moves, precision=region(), scaler=scaler)
+
+    with fs.storage("native"):
+        task, moves = setup(optimizer, low)
+        other, others = setup(optimizer, low)
+        scaler, reference = fs.GradScaler(**rule), fs.GradScaler(**rule)
+        skipped = [run(other, others, reference, i).skipped for i in range(24)]
+        assert 5 < sum(skipped) < 20
+        for i in range(12):
+            run(task, moves, scaler, i)
+        steps = on_device.Steps(moves, scaler=scaler, precision=region())
+        losses = [steps.step(lambda i=i: task.model.loss(*task.batch(i))) for i in range(12, 18)]
+        assert all(type(loss) is fs.Tensor and not loss.requires_grad for loss in losses)
+        assert steps.finish() == sum(skipped[12:18])
+        for i in range(18, 24):
+            steps.step(lambda i=i: task.model.loss(*task.batch(i)))
+        assert steps.finish() == sum(skipped[18:])
+    assert_alike(task.model, other.model)
+    assert scaler.state_dict() == reference.state_dict()
+    for mine, theirs in zip(moves.state, others.state, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert mine.get("step") == theirs.get("step")
+    run(task, moves, scaler, 24)  # and on the host again
+    run(other, others, reference, 24)
+    assert_alike(task.model, other.model)
+
+
+@pytest.mark.parametrize("scaler", [None, fs.NoScaler(), fs.StaticScaler(128.0)], ids=str)
+def test_without_a_dynamic_scale(device, scaler):
+    task, moves = setup("adam")
+    other, others = setup("adam")
+    steps = on_device.Steps(moves, scaler=scaler)
+    for i in range(3):
+        loss = steps.step(lambda i=i: task.model.loss(*task.batch(i)))
+        expected = fs.training.train_step(
+            lambda i=i: other.model.loss(*other.batch(i)), others, scaler=scaler
+        )
+        assert loss.item() == pytest.approx(expected.loss, rel=1e-5)
+    assert steps.finish() == 0
+    assert_alike(task.model, other.model)
+
+
+def test_a_learning_rate_that_moves(device):
+    task, moves = setup("sgd")
+    steps, before = on_device.Steps(moves), task.model.state_dict()
+    moves.lr = 0.0
+    steps.step(lambda: task.model.loss(*task.batch(0)))
+    for name, value in task.model.state_dict().items():
+        assert (value.numpy() == before[name].numpy()).all()
+
+
+def test_refusals(device, monkeypatch):
+    task, moves = setup("adam")
+    params = list(task.model.parameters())
+    for wrong, error, words in (
+        (lambda: on_device.Steps(fs.optim.Lion(params)), TypeError, "SGD, Adam or AdamW"),
+        (lambda: on_device.Steps(moves, scaler=2.0), TypeError, "scaler must be"),
+        (lambda: on_device.Steps(moves, precision="fp16"), TypeError, "precision must be"),
+        (
+            lambda: on_device.Steps(fs.optim.Adam(params, state_fmt="bf16")),
+            ValueError,
+            r"params\[0\] keeps its m in bf16",
+        ),
+        (
+            lambda: on_device.Steps(fs.optim.SGD(params, rounding="stochastic", rng=0)),
+            ValueError,
+            "rounding='stochastic'",
+        ),
+    ):
+        with pytest.raises(error, match=words):
+            wrong()
+    steps = on_device.Steps(moves)
+    with pytest.raises(ValueError, match=r"params\[\d\] has no gradient"):
+        steps.step(lambda: (params[0] * 2).sum())
+    with fs.watch(), pytest.raises(RuntimeError, match="use training"):
+        steps.step(lambda: task.model.loss(*task.batch(0)))
+    low = fs.models.task("mlp", "tiny").model.to("fp16")
+    with pytest.raises(ValueError, match="with master_weights=True"):
+        on_device.Steps(fs.optim.SGD(low.parameters()))
+    monkeypatch.setattr(on_device, "is_on_gpu", lambda x: False)
+    with pytest.raises(ValueError, match="is on the host; move the model"):
+        on_device.Steps(moves)
