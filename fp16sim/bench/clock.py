@@ -112,13 +112,12 @@ def time_in_turns(
     *,
     turns: int = 9,
     calls: int = 3,
-    pause: float = 0.0,
     lap: Lap | None = None,
 ) -> dict[str, Timing]:
     """Time functions in turns A B C A B C ..., so that all see the machine alike.
 
     turns: rounds that count; there is one more before. calls: in a turn, after one that does not
-    count. pause: seconds before a turn, in which threads of the one before fall asleep.
+    count.
     """
     _check_silence()
     lap = lap or clock_of(device)
@@ -126,7 +125,6 @@ def time_in_turns(
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(turns + 1):
         for name, call in contenders.items():
-            time.sleep(pause)
             lap(call)
             spent = lap(_repeated(call, calls)) / calls
             if turn:

@@ -1,9 +1,9 @@
 """The same networks in PyTorch, eager and compiled, in turns with ours.
 
 The same weights, batches, optimiser and precision (PyTorch's: torch.amp), in one process and one
-run: turn by turn, A B C A B C, so that all see the machine alike. On the CPU a turn waits first,
-since threads of the other's pool spin for a while; ``benchmarks/engine.py`` gives each a process of
-its own, and is the one to quote for CPUs.
+run: turn by turn, A B C A B C, so that all see the machine alike. On the CPU each has one thread:
+two pools that wait for work by spinning would take each other's cores. ``benchmarks/engine.py``
+gives each more threads, and a process of its own, and is the one to quote for CPUs.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import gc
 import itertools
 import math
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,6 @@ OURS, EAGER, COMPILED = "fp16sim", "PyTorch, eager", "PyTorch, compiled"
 #: how far first losses may be apart, relative: sums in another order, and roundings that they turn
 _FIRST_LOSS = {"fp32": 2e-4}
 _FIRST_LOSS_LOW = 2e-2
-
-#: seconds; OpenBLAS's threads spin for some 30 ms, those of OpenMP for less
-_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,12 +54,16 @@ def compare(name: str, plan: Plan, precision: str) -> tuple[list[PeerRow], list[
     Raises ImportError, saying what to install, without PyTorch; RuntimeError if first losses differ
     by more than another order of sums explains: then the networks are not the same.
     """
-    torch = _torch()
+    torch = load_torch()
     left_out: list[LeftOut] = []
     first: dict[str, float] = {}
     peaks: dict[str, int | None] = {}
     steps: dict[str, Callable[[], object]] = {}
-    with trainer(name, plan, precision) as (ours, storage), _tf32(torch, precision == "tf32"):
+    with (
+        _one_thread(torch, plan.device),
+        _tf32(torch, precision == "tf32"),
+        trainer(name, plan, precision) as (ours, storage),
+    ):
         steps[OURS] = ours.repeated()
         first[OURS] = ours.step(ours.batch(0)).loss
         peaks[OURS] = None
@@ -83,10 +84,7 @@ def compare(name: str, plan: Plan, precision: str) -> tuple[list[PeerRow], list[
                 continue
             steps[engine] = step
         _check_first(first, precision, f"{name}, {plan.size}, {precision}")
-        pause = _PAUSE if plan.device == "cpu" else 0.0
-        timings = time_in_turns(
-            steps, plan.device, turns=plan.turns, calls=plan.turn_steps, pause=pause
-        )
+        timings = time_in_turns(steps, plan.device, turns=plan.turns, calls=plan.turn_steps)
         samples = len(ours.batch(0)[0])
     rows = [
         PeerRow(
@@ -98,7 +96,8 @@ def compare(name: str, plan: Plan, precision: str) -> tuple[list[PeerRow], list[
     return rows, left_out
 
 
-def _torch() -> Any:
+def load_torch() -> Any:
+    """PyTorch; ImportError, saying what to install, without it."""
     try:
         import torch
     except ImportError as error:
@@ -163,6 +162,33 @@ def _check_first(first: dict[str, float], precision: str, what: str) -> None:
                 f"{what}: the first loss of {engine} is {loss!r}, ours {first[OURS]!r}; they are "
                 f"not the same network (allowed is a relative difference of {bound:g})"
             )
+
+
+def load_threadpoolctl() -> Any:
+    """What sets BLAS's threads; ImportError, saying what to install, without it."""
+    try:
+        import threadpoolctl
+    except ImportError as error:
+        raise ImportError(
+            "--compare torch on a CPU needs threadpoolctl, which scikit-learn brings: pip install "
+            f"'fp16sim[lessons]' ({error})"
+        ) from error
+    return threadpoolctl
+
+
+@contextmanager
+def _one_thread(torch: Any, device: str) -> Iterator[None]:
+    """On the CPU one thread for each, since idle threads of one would disturb the other."""
+    if device != "cpu":
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with load_threadpoolctl().threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _tf32(ExitStack):  # noqa: N801 - used like a function

@@ -14,7 +14,7 @@ from fp16sim.bench.fidelity import FidelityRow
 from fp16sim.bench.peers import PeerRow
 from fp16sim.bench.plain import from_plain, to_plain
 from fp16sim.bench.plan import LeftOut, Plan
-from fp16sim.bench.sweeps import SweepRow
+from fp16sim.bench.sweeps import Ceilings, SweepRow, ceilings
 from fp16sim.bench.zoo import InferenceRow, StepRow
 
 #: of the file; a file with a higher number is refused
@@ -46,6 +46,11 @@ class Record:
     sweeps: tuple[SweepRow, ...] = ()
     fidelity: tuple[FidelityRow, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def ceilings(self) -> Ceilings:
+        """The best that the sweeps have seen."""
+        return ceilings(self.sweeps, self.cache)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values that JSON can hold; NaN and infinities as strings."""

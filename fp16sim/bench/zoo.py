@@ -119,7 +119,7 @@ class Trainer:
         )
 
     def train(self, steps: int, start: int = 0) -> list[float]:
-        """Steps from number ``start`` on, as the task means them, with its schedule; their losses."""
+        """Steps from number ``start`` on, with the task's batches and schedule; their losses."""
         losses = []
         for index in range(start, start + steps):
             done = self.step(self.batch(index))
