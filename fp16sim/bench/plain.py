@@ -10,6 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # JSON has no such numbers
+_NAMES = {str: "a string", int: "an integer", bool: "true or false"}
 
 
 def to_plain(value: Any) -> Any:
@@ -53,7 +54,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             return _NOT_FINITE[value]
         _check(type(value) in (int, float), where, "a number", value)
         return float(value)
-    _check(type(value) is kind, where, {str: "a string", int: "an integer"}.get(kind, "it"), value)
+    _check(type(value) is kind, where, _NAMES[kind], value)
     return value
 
 

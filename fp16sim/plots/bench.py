@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.patches import Patch
@@ -113,7 +113,7 @@ def _name_of(precision: str, storage: str) -> str:
     return precision if storage == "native" else f"{precision}, emulated"
 
 
-def _look(precision: str, storage: str) -> dict[str, str]:
+def _look(precision: str, storage: str) -> dict[str, Any]:
     """Filled if native, outlined if emulated."""
     color, hatch = _PRECISIONS[precision]
     if storage == "native":
