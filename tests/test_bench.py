@@ -329,7 +329,6 @@ class TestSweeps:
         assert sweeps.ceilings([]) == sweeps.Ceilings({}, 0.0)
 
     def test_the_cpus(self, monkeypatch):
-        monkeypatch.setattr(sweeps, "cache_bytes", lambda device: 2**16)
         results = {}
 
         def quick(call, where, **_):
@@ -350,9 +349,9 @@ class TestSweeps:
         emulated = {one.operation for one in results["fp16, emulated"]}
         assert emulated == {"gemm", "round to fp16"}
 
-    def test_inputs_are_more_than_the_caches_hold(self, monkeypatch):
-        monkeypatch.setattr(sweeps, "cache_bytes", lambda device: 2**20)
-        sets = sweeps._operands("cpu", "fp32", (64, 64), 3)
+    def test_inputs_are_more_than_the_caches_hold(self):
+        assert sweeps._cache("cpu", Plan()) == device.cache_bytes("cpu") > 0
+        sets = sweeps._operands("cpu", "fp32", (64, 64), 3, 2**20)
         assert sum(array.nbytes for one in sets for array in one) > 1.9 * 2**20
         assert len({array.__array_interface__["data"][0] for one in sets for array in one}) == (
             3 * len(sets)

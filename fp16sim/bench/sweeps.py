@@ -107,7 +107,7 @@ def gemm(device: str, plan: Plan, dtype: str) -> tuple[SweepRow, ...]:
     rows = []
     with _compute_type(device, dtype):
         for n in (2**power for power in range(small, large + 1)):
-            operands = _operands(device, dtype, (n, n), 3)
+            operands = _operands(device, dtype, (n, n), 3, _cache(device, plan))
             call = rotated(_product(device, dtype), operands)
             timing = time_call(call, device, repeats=plan.repeats, seconds=plan.seconds)
             moved = 3 * n * n * operands[0][0].dtype.itemsize
@@ -120,7 +120,7 @@ def elementwise(device: str, plan: Plan, dtype: str) -> tuple[SweepRow, ...]:
     large = 14 if plan.fast else 24 if device == "cpu" else 28
     rows = []
     for count in (2**power for power in range(10, large + 1, 2)):
-        operands = _operands(device, dtype, (count,), 3)
+        operands = _operands(device, dtype, (count,), 3, _cache(device, plan))
         itemsize = operands[0][0].dtype.itemsize
         for name, (function, flop, arrays) in _passes(operands[0][0], dtype).items():
             timing = time_call(
@@ -165,16 +165,21 @@ def _product(device: str, dtype: str) -> Callable[..., object]:
     return lambda a, b, out: namespace_of(a).matmul(a, b, out=out)
 
 
+def _cache(device: str, plan: Plan) -> int:
+    """What inputs must be larger than; little where all is to be fast, and little is said."""
+    return 2**20 if plan.fast else cache_bytes(device)
+
+
 def _operands(
-    device: str, dtype: str, shape: tuple[int, ...], count: int
+    device: str, dtype: str, shape: tuple[int, ...], count: int, cache: int
 ) -> Sequence[tuple[Array, ...]]:
-    """Sets of so many arrays, together twice the size of the caches, as far as a thousand are."""
+    """Sets of so many arrays, together twice the size of a cache, as far as a thousand are."""
     block = np.random.default_rng(0).standard_normal(2**16, np.float32)
     name = dtype.partition(",")[0]
     carrier = "fp32" if "emulated" in dtype or name == "tf32" else name
     size = int(np.prod(shape))
     values = to_device(np.resize(block, shape), device).astype(_dtype(carrier))
-    sets = 2 * cache_bytes(device) // (count * size * values.dtype.itemsize)
+    sets = 2 * cache // (count * size * values.dtype.itemsize)
     sets = min(max(sets, 2), _MOST_SETS)
     return [tuple(values.copy() for _ in range(count)) for _ in range(sets)]
 

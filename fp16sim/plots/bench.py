@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from fp16sim.plots.parts import (
     BLACK,
@@ -37,8 +38,13 @@ _PRECISIONS = {
     "bf16": (ORANGE, "\\\\\\"),
     "fp16": (BLUE, "///"),
 }
-#: of those that ours are compared with: marker
-_PEERS = {"PyTorch, eager": "o", "PyTorch, compiled": "D"}
+#: of those that took turns: marker and label; ours again, since its conditions were others than
+#: those of the bar
+_PEERS = {
+    "fp16sim": ("x", "fp16sim, in turns with"),
+    "PyTorch, eager": ("o", "PyTorch, eager"),
+    "PyTorch, compiled": ("D", "PyTorch, compiled"),
+}
 #: of dtypes in sweeps: colour and marker
 _DTYPES = {
     "fp16": (BLUE, "o"),
@@ -153,20 +159,24 @@ def _draw_bars(
     for name, found in (marks or {}).items():
         ats = [places[key] for key in found if key in places]
         values = [value for key, value in found.items() if key in places]
-        axes.plot(ats, values, _PEERS[name], color=VERMILION, mfc="white", mew=1.6, label=name)
+        marker, label_of = _PEERS[name]
+        axes.plot(ats, values, marker, color=VERMILION, mfc="white", mew=1.6, label=label_of)
     if marks:
         axes.legend(loc="upper left")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     values = [value for _, value in drawn]
     values += [value for found in (marks or {}).values() for value in found.values()]
-    axes.set_ylim(10 ** math.floor(math.log10(min(values)) - 0.1), 4 * max(values))
+    room = 10 if marks else 2  # for the legend
+    axes.set_ylim(10 ** math.floor(math.log10(min(values)) - 0.1), room * max(values))
     axes.set_xticks(range(len(networks)), networks)
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel(label)
 
 
 def _peer_times(record: Record) -> dict[str, dict[tuple[str, str], float]]:
-    """Milliseconds a step by peer, network and precision."""
+    """Milliseconds a step of those that took turns, by network and precision."""
     found: dict[str, dict[tuple[str, str], float]] = {}
     for row in record.peers:
         if row.engine in _PEERS:
