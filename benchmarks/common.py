@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -12,6 +10,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+
+from fp16sim.bench.device import host
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,21 +37,6 @@ def interleaved(
     return seconds
 
 
-def machine() -> dict[str, object]:
-    """Processor, cores, system and Python."""
-    model = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if "model name" in line]
-        model = lines[0].split(":")[1].strip() if lines else model
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-
-
 def statistics_of(seconds: dict[str, list[float]], reference: str) -> dict[str, dict[str, float]]:
     """Medians, extremes and ratios to the reference's median, by contender."""
     base = statistics.median(seconds[reference])
@@ -72,7 +57,7 @@ def write(name: str, packages: list[str], **content: object) -> None:
     record = {
         "benchmark": name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": machine(),
+        "machine": host(),
         "versions": {package: metadata.version(package) for package in packages},
         **content,
     }

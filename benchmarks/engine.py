@@ -36,7 +36,8 @@ def step_of(name: str, contender: str, size: str = "laptop"):
     turn = iter(range(10**9))
     if contender == "PyTorch":
         import torch
-        from torch_zoo import network, optimizer
+
+        from fp16sim.bench.torch_zoo import network, optimizer
 
         torch.set_num_threads(int(THREADS))
         model = network(task)

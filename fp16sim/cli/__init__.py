@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from fp16sim.cli.accumulate import accumulate
+from fp16sim.cli.bench import bench
 from fp16sim.cli.clinic import clinic
 from fp16sim.cli.doctor import doctor
 from fp16sim.cli.memory import memory
@@ -31,6 +32,7 @@ COMMANDS = (
     accumulate,
     train,
     memory,
+    bench,
     doctor,
     clinic,
     primitives,

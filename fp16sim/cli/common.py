@@ -125,20 +125,32 @@ class Advance(Protocol):
 @contextmanager
 def progress(what: str, jobs: int) -> Iterator[tuple[Executor, Advance]]:
     """A bar on standard error, processes to do the jobs, and what to call when one is done."""
+    with bar(what, jobs) as advance, workers(jobs) as executor:
+        yield executor, advance
+
+
+@contextmanager
+def bar(what: str, jobs: int, *, still: bool = False) -> Iterator[Advance]:
+    """A bar on standard error, and what to call when a job is done.
+
+    still: it only moves when it is called, so that no thread draws while jobs are timed.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     error = Console(stderr=True, highlight=False)
-    with Progress(*columns, console=error) as progress, workers(jobs) as executor:
+    with Progress(*columns, console=error, auto_refresh=not still) as progress:
         task = progress.add_task(what, total=jobs)
 
         def advance(remark: str = "") -> None:
             progress.advance(task)
             if remark:
                 error.print(remark, markup=False, soft_wrap=True)
+            if still:
+                progress.refresh()
 
-        yield executor, advance
+        yield advance
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """From records to figures. Takes plain data and computes nothing that a table would not show."""
 
 from fp16sim.plots.accumulation import accumulation_figure
+from fp16sim.plots.bench import bench_figure
 from fp16sim.plots.parts import (
     FATE_LABELS,
     FATES,
@@ -21,6 +22,7 @@ __all__ = [
     "FATES",
     "FATE_LABELS",
     "accumulation_figure",
+    "bench_figure",
     "exponent_histogram",
     "fate_bars",
     "image_rows",

@@ -5,222 +5,35 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as T
 from torch.overrides import TorchFunctionMode
 
 import fp16sim as fs
 from fp16sim.autograd.primitive import PRIMITIVES
+from fp16sim.bench.torch_zoo import network
 
-# The references have the zoo's names, so that its weights load by name. Where CUDA's autocast
-# computes in fp32, they say so: on the CPU autocast would stay in fp16. Without autocast and in
-# float64 these casts do nothing.
-
-
-def wide(x):
-    """What the classes "wide" of ``fp16sim.precision`` see."""
-    return x.float() if x.dtype == torch.float16 else x
-
-
-def sequence(modules):
-    return nn.Sequential(*modules)
-
-
-class Dense(nn.Module):
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
-
-    def forward(self, x):
-        return torch.sigmoid(self.linear(x))
-
-
-class Autoencoder(nn.Module):
-    def __init__(self, sizes=(64, 16, 4)):
-        super().__init__()
-        down = list(pairwise(sizes))
-        self.encoder = sequence(Dense(i, o) for i, o in down)
-        self.decoder = sequence(Dense(o, i) for i, o in reversed(down))
-
-    def forward(self, x):
-        return self.decoder(self.encoder(x))
-
-    def loss(self, x):
-        y = self(x)
-        return y, T.mse_loss(wide(y), x)
-
-
-class MLP(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 10))
-
-    def forward(self, x):
-        return self.layers[1](T.relu(self.layers[0](x)))
-
-    def loss(self, x, labels):
-        y = self(x)
-        return y, T.cross_entropy(wide(y), labels)
-
-
-class ConvNet(nn.Module):
-    def __init__(self, first=4, second=8):
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, first, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(first)
-        self.conv2 = nn.Conv2d(first, second, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(second)
-        self.head = nn.Linear(second * 16, 10)
-
-    def forward(self, x):
-        x = T.relu(self.norm1(self.conv1(x)))
-        x = T.relu(self.norm2(self.conv2(x)))
-        return self.head(T.max_pool2d(x, 2).flatten(1))
-
-    def loss(self, x, labels):
-        y = self(x)
-        return y, T.cross_entropy(wide(y), labels)
-
-
-class Attention(nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x):
-        n, length, width = x.shape
-        split = (n, length, self.heads, width // self.heads)
-        q, k, v = (part.view(split).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
-        y = T.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(y.transpose(1, 2).reshape(n, length, width))
-
-
-class Block(nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, x):
-        x = x + self.attention(self.norm1(wide(x)))
-        return x + self.mlp(self.norm2(wide(x)))
-
-
-class GPT(nn.Module):
-    def __init__(self, entries, length=16, width=32, depth=1, heads=2):
-        super().__init__()
-        self.tokens, self.positions = nn.Embedding(entries, width), nn.Embedding(length, width)
-        self.blocks = sequence(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, entries, bias=False)
-
-    def forward(self, ids):
-        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
-        return self.head(self.norm(wide(self.blocks(x))))
-
-    def loss(self, ids, targets):
-        y = self(ids)
-        return y, T.cross_entropy(wide(y).flatten(0, 1), targets.flatten())
-
-
-class ConvNorm(nn.Module):
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
-
-    def forward(self, x):
-        return T.relu(self.norm(self.conv(x)))
-
-
-class Detector(nn.Module):
-    def __init__(self, w=4, classes=3):
-        super().__init__()
-        sizes = [(3, w, 1), (w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 4 * w, 1)]
-        sizes += [(4 * w, 8 * w, 2), (8 * w, 8 * w, 1)]
-        self.backbone = sequence(ConvNorm(*size) for size in sizes)
-        self.head = nn.Conv2d(8 * w, 5 + classes, 1)
-
-    def forward(self, x):
-        return self.head(self.backbone(x))
-
-    def loss(self, x, targets):
-        y, there = self(x), targets[:, :1]
-        presence = T.binary_cross_entropy_with_logits(wide(y[:, :1]), there)
-        box = torch.cat([torch.sigmoid(y[:, 1:3]), y[:, 3:5]], 1) * there
-        boxes = T.mse_loss(box, targets[:, 1:5] * there, reduction="sum") / there.numel()
-        labels = torch.where(there[:, 0] > 0, targets[:, 5], -1).long()
-        kinds = T.cross_entropy(wide(y[:, 5:]), labels, ignore_index=-1, reduction="sum")
-        return y, presence + 2 * boxes + kinds / there.numel()
-
-
-class DoubleConv(nn.Module):
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(4, outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(4, outputs)
-
-    def forward(self, x):
-        x = T.relu(self.norm1(wide(self.conv1(x))))
-        return T.relu(self.norm2(wide(self.conv2(x))))
-
-
-class UNet(nn.Module):
-    def __init__(self, width=4, depth=1, classes=4):
-        super().__init__()
-        widths = [width * 2**level for level in range(depth + 1)]
-        self.down = sequence(DoubleConv(*s) for s in zip([1, *widths], widths, strict=False))
-        self.enlarge = sequence(nn.ConvTranspose2d(2 * w, w, 2, 2) for w in widths[:-1])
-        self.up = sequence(DoubleConv(2 * w, w) for w in widths[:-1])
-        self.head = nn.Conv2d(width, classes, 1)
-
-    def forward(self, x):
-        seen = []
-        for level, block in enumerate(self.down):
-            x = block(x if level == 0 else T.max_pool2d(x, 2))
-            seen.append(x)
-        for level in reversed(range(len(self.up))):
-            x = self.up[level](torch.cat([seen[level], self.enlarge[level](x)], 1))
-        return self.head(x)
-
-    def loss(self, x, masks):
-        y = self(x)
-        p = T.softmax(wide(y), 1)
-        t = T.one_hot(masks, y.shape[1]).movedim(-1, 1).to(p.dtype)
-        axes = (0, 2, 3)
-        dice = (2 * (p * t).sum(axes) + 1) / (p.sum(axes) + t.sum(axes) + 1)
-        return y, T.cross_entropy(wide(y), masks) + 1 - dice.mean()
-
-
-REFERENCES = {
-    "autoencoder": Autoencoder,
-    "mlp": MLP,
-    "cnn": ConvNet,
-    "gpt": lambda: GPT(len(fs.data.text().alphabet)),
-    "yolo": Detector,
-    "unet": UNet,
-}
+# The references, ``bench.torch_zoo``, have the zoo's names, so that its weights load by name.
 
 
 def twins(name, dtype=torch.float32):
     """A task of size tiny, and PyTorch's network with its weights."""
-    task, reference = fs.models.task(name, "tiny", seed=1), REFERENCES[name]()
-    state = {n: torch.tensor(x.numpy()) for n, x in task.model.named_tensors()}
-    counters = {n: x for n, x in reference.state_dict().items() if n.endswith("batches_tracked")}
-    reference.load_state_dict(state | counters)
-    return task, reference.to(dtype)
+    task = fs.models.task(name, "tiny", seed=1)
+    return task, network(task).to(dtype)
+
+
+def outputs_of(reference, batch):
+    """The network's output, and the loss, from one forward pass of PyTorch's."""
+    outputs = []
+    handle = reference.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    loss = reference.loss(*batch)
+    handle.remove()
+    (output,) = outputs
+    return output, loss
 
 
 def torchs(batch):
@@ -235,17 +48,13 @@ def ours_of(model, batch):
     return outputs[0], loss
 
 
-def test_all_of_the_zoo_is_here():
-    assert REFERENCES.keys() == fs.models.TASKS.keys()
-
-
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", fs.models.TASKS)
 def test_loss_and_gradients_in_float64(name):
     task, reference = twins(name, torch.float64)
     model = task.model.to("fp64")
     batch = [x.astype(float) if x.dtype.kind == "f" else x for x in task.batch(0)]
     y, loss = ours_of(model, batch)
-    z, other = reference.loss(*torchs(batch))
+    z, other = outputs_of(reference, torchs(batch))
     assert loss.fmt == fs.FP64
     loss.backward()
     other.backward()
@@ -261,7 +70,7 @@ def test_loss_and_gradients_in_float64(name):
         )
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", fs.models.TASKS)
 def test_fp32_training_follows_torch(name):
     """50 steps with warm-up and cosine. Found: losses differ by 6e-7 at most (mlp, step 48).
 
@@ -279,7 +88,7 @@ def test_fp32_training_follows_torch(name):
     for step in range(50):
         theirs.param_groups[0]["lr"] = mine.lr
         theirs.zero_grad()
-        _, loss = reference.loss(*torchs(task.batch(step)))
+        loss = reference.loss(*torchs(task.batch(step)))
         loss.backward()
         theirs.step()
         losses.append((task.train_step(step).loss, loss.item()))
@@ -447,7 +256,7 @@ def in_fp16(name, mode, forced):
 
         modules[path].register_forward_hook(check)
     with MODES[mode]():
-        _, other = reference.loss(*torchs(batch))
+        other = reference.loss(*torchs(batch))
     (other * SCALE).backward()
     theirs = dict(reference.named_parameters())
     assert outputs.keys() == gradients.keys() == values.keys()
@@ -483,7 +292,7 @@ def largest_difference(*found):
     return max(one.ulps for part in found for one in part.values())
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", fs.models.TASKS)
 def test_every_module_in_fp16_gives_torchs_bits(name):
     """With equal inputs, fp32 inside and one rounding, only sums in another order are left.
 
@@ -503,7 +312,7 @@ def test_every_module_in_fp16_gives_torchs_bits(name):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", fs.models.TASKS)
 def test_every_module_in_fp16_is_close_to_torchs_cpu_kernels(name):
     """CPU autocast rounds more often: gradients of convolutions and sigmoid, attention, and
     transposed convolutions. Found: modules' outputs 96.5 % equal on average or more, their
@@ -528,7 +337,7 @@ SHARES = {"autoencoder": 0.98, "mlp": 0.98, "cnn": 0.98, "gpt": 0.5, "yolo": 0.2
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", fs.models.TASKS)
 def test_the_whole_network_in_fp16(name, mode):
     """Found: outputs within 2 ulps of their largest, losses within 7e-6, gradients of parameters
     within 29 ulps: ReLU and max-pool send a gradient elsewhere when the last bit decides.
