@@ -115,3 +115,46 @@ def check_stalls_at(function: Callable[[float, str], float]) -> bool:
             return False
     print("Right: a sum stalls where half the spacing of its numbers exceeds what is added.")
     return True
+
+
+def check_speedup(function: Callable[[float, float, float, float, float], float]) -> bool:
+    """Lesson 12: the roofline's bound on how much faster fp16 is than fp32."""
+    cases = [
+        (
+            (1e3, 1e9, 60e12, 900e12, 3e12),
+            2.0,
+            "This one hardly computes: memory decides, and fp16 moves half the bytes.",
+        ),
+        (
+            (1e15, 1e3, 60e12, 900e12, 3e12),
+            15.0,
+            "This one hardly moves anything: only the peaks matter, 900 over 60.",
+        ),
+        (
+            (60e12, 0.3e12, 60e12, 900e12, 3e12),
+            5.0,
+            "A number takes 4 bytes in fp32 and 2 in fp16. So in fp32 computing takes longer here "
+            "(1 s, moving 0.4 s), in fp16 moving does (0.2 s, computing 0.07). Both go on at once: "
+            "the time is the longer one, not the sum, in each format by itself.",
+        ),
+        (
+            (1e12, 1e12, 60e12, 900e12, 1e12),
+            2.0,
+            "Is a bandwidth built in? It is an argument.",
+        ),
+    ]
+    for arguments, expected, hint in cases:
+        result = function(*arguments)
+        if result is ...:
+            print("Not written yet: speedup returns `...`.")
+            return False
+        if not isinstance(result, int | float | np.number):
+            print(f"speedup returns {result!r}, but it should be one number.")
+            return False
+        if not np.isclose(result, expected):
+            shown = ", ".join(f"{number:g}" for number in arguments)
+            print(f"Not yet. speedup({shown}) gives {result:g}, not {expected:g}.")
+            print(hint)
+            return False
+    print("Right: the longer of two times, in each format by itself, and then their ratio.")
+    return True

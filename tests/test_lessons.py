@@ -93,3 +93,32 @@ def test_wrong_answers_of_lesson_01_get_the_right_hint(answer, hint, capsys):
 def test_wrong_answers_of_lesson_05_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_stalls_at(answer)
     assert hint in capsys.readouterr().out
+
+
+def roofline(size32, size16, meets):
+    def answer(operations, numbers, peak32, peak16, bandwidth):
+        times = (
+            meets(operations / peak, size * numbers / bandwidth)
+            for peak, size in ((peak32, size32), (peak16, size16))
+        )
+        return next(times) / next(times)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda *_: ..., "Not written yet"),
+        (lambda *_: None, "should be one number"),
+        (lambda o, n, p, q, b: q / p, "memory decides"),
+        (lambda o, n, p, q, b: 2, "only the peaks matter"),
+        (roofline(1, 0.5, max), "A number takes 4 bytes"),
+        (lambda o, n, p, q, b: min(q / p, 2) if 4 * n / b > o / p else q / p, "not the sum"),
+        (roofline(4, 2, lambda x, y: x + y), "not the sum"),
+        (roofline(2, 1, max), "A number takes 4 bytes"),
+    ],
+)
+def test_wrong_answers_of_lesson_12_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_speedup(answer)
+    assert hint in capsys.readouterr().out
