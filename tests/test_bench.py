@@ -73,6 +73,7 @@ def fake_gpu(monkeypatch, strict_arrays, fake_time):
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: 1,
         getDeviceProperties=lambda number: properties,
+        memGetInfo=lambda: (2**30, 2**34),
         driverGetVersion=lambda: 13010,
         runtimeGetVersion=lambda: 13000,
     )
@@ -376,10 +377,16 @@ class TestSweeps:
         assert not left_out
         rows, left_out = sweeps.sweep("cuda", QUICK, "tf32")  # the stand-in has no cupy._core
         assert not rows
-        assert left_out[0].what == "sweep in tf32"
+        assert left_out[0].what == "sweep, tf32, gemm"
         assert "does not offer it" in left_out[0].why
         with pytest.raises(ValueError, match="dtype='bf16' is not known"):
             sweeps.sweep("cpu", QUICK, "bf16")
+
+    def test_sizes_that_do_not_fit_are_left(self, fake_gpu, monkeypatch):
+        monkeypatch.setattr(sweeps, "time_call", lambda *_, **__: Timing(1.0, 1.0, 1.0, 1, 1))
+        strict.cuda.runtime.memGetInfo = lambda: (2 * 48 * 64**2, 2**34)
+        rows, _ = sweeps.sweep("cuda", QUICK, "fp32")
+        assert {one.size for one in rows} == {32, 64, 1024, 4096}
 
     def test_tf32_is_switched_on_and_off_again(self, fake_gpu, monkeypatch):
         said = []
@@ -539,6 +546,18 @@ class TestFidelity:
         assert "nothing to compare to" in found.reason
         assert len(found.first_losses) == 2
         assert not found.agreements
+
+    def test_networks_for_a_gpu_are_too_large_for_the_host(self, monkeypatch):
+        asked = []
+
+        def trained(name, plan, *_, **__):
+            asked.append(plan.size)
+            return [], [1.0]
+
+        monkeypatch.setattr(fidelity, "trained", trained)
+        assert fidelity.fidelity("mlp", Plan(size="gpu"), "fp16").size == "laptop"
+        assert fidelity.fidelity("mlp", QUICK, "fp16").size == "tiny"
+        assert set(asked) == {"laptop", "tiny"}
 
     def test_native_storage_on_the_host_says_so(self, monkeypatch):
         monkeypatch.setattr(fs, "storage", lambda kind, tf32: nullcontext(), raising=False)

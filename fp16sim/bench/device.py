@@ -114,6 +114,15 @@ def cache_bytes(device: str) -> int:
     return size if size > 0 else 2**26
 
 
+def free_bytes(device: str) -> int | None:
+    """What is free of a GPU's memory; None on the host, which can page."""
+    if one_of("device", device, DEVICES) == "cpu":
+        return None
+    import cupy
+
+    return int(cupy.cuda.runtime.memGetInfo()[0])
+
+
 def release(device: str) -> None:
     """Give back what pools keep of the device's memory, so that the next finds all of it."""
     gc.collect()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -80,7 +80,11 @@ class FidelityRow:
 
 
 def fidelity(name: str, plan: Plan, precision: str) -> FidelityRow:
-    """Train a network twice, ``STEPS`` steps or the plan's, whichever are more; compare."""
+    """Train a network twice, ``STEPS`` steps or the plan's, whichever are more; compare.
+
+    Networks of the size "gpu" are too large for the host: "laptop" is trained instead.
+    """
+    plan = replace(plan, size="laptop") if plan.size == "gpu" else plan
     steps = plan.steps if plan.fast else max(plan.steps, STEPS)
     one, losses = trained(name, plan, precision, "cpu", steps, native=False)
     native, second = has_native_storage(), ""

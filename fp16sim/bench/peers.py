@@ -72,9 +72,10 @@ def compare(name: str, plan: Plan, precision: str) -> tuple[list[PeerRow], list[
             if why:
                 left_out.append(LeftOut(f"{name}, {precision}, {engine}", why))
                 continue
+            before = torch.cuda.memory_allocated() if plan.device == "cuda" else 0
             step = _step_of(torch, name, plan, precision, compiled=engine == COMPILED)
             try:
-                first[engine], peaks[engine] = _first_step(torch, step, plan.device)
+                first[engine], peaks[engine] = _first_step(torch, step, before, plan.device)
             except Exception as error:
                 if engine == EAGER:
                     raise
@@ -143,15 +144,20 @@ def _step_of(
     return step
 
 
-def _first_step(torch: Any, step: Callable[[], float], device: str) -> tuple[float, int | None]:
-    """The loss of the first step, which may compile, and the peak of bytes in the two after it."""
-    gc.collect()
+def _first_step(
+    torch: Any, step: Callable[[], float], before: int, device: str
+) -> tuple[float, int | None]:
+    """The loss of the first step, which may compile, and the most bytes in the two after it.
+
+    before: bytes that others held already, which do not count.
+    """
     first = step()
     if device == "cpu":
         return first, None
+    gc.collect()
     torch.cuda.reset_peak_memory_stats()
     step(), step()
-    return first, int(torch.cuda.max_memory_allocated())
+    return first, int(torch.cuda.max_memory_allocated()) - before
 
 
 def _check_first(first: dict[str, float], precision: str, what: str) -> None:

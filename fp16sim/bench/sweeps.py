@@ -21,7 +21,7 @@ from fp16sim.accumulate import matmul
 from fp16sim.arguments import one_of
 from fp16sim.backend import DEVICES, Array, namespace_of, to_device
 from fp16sim.bench.clock import Timing, rotated, time_call
-from fp16sim.bench.device import cache_bytes
+from fp16sim.bench.device import cache_bytes, free_bytes
 from fp16sim.bench.plan import LeftOut, Plan
 from fp16sim.formats import FP16
 from fp16sim.rounding import round_to
@@ -107,6 +107,8 @@ def gemm(device: str, plan: Plan, dtype: str) -> tuple[SweepRow, ...]:
     rows = []
     with _compute_type(device, dtype):
         for n in (2**power for power in range(small, large + 1)):
+            if not _fit(device, 6 * 8 * n * n):
+                break
             operands = _operands(device, dtype, (n, n), 3, _cache(device, plan))
             call = rotated(_product(device, dtype), operands)
             timing = time_call(call, device, repeats=plan.repeats, seconds=plan.seconds)
@@ -120,6 +122,8 @@ def elementwise(device: str, plan: Plan, dtype: str) -> tuple[SweepRow, ...]:
     large = 14 if plan.fast else 24 if device == "cpu" else 28
     rows = []
     for count in (2**power for power in range(10, large + 1, 2)):
+        if not _fit(device, 6 * 8 * count):
+            break
         operands = _operands(device, dtype, (count,), 3, _cache(device, plan))
         itemsize = operands[0][0].dtype.itemsize
         for name, (function, flop, arrays) in _passes(operands[0][0], dtype).items():
@@ -133,18 +137,20 @@ def elementwise(device: str, plan: Plan, dtype: str) -> tuple[SweepRow, ...]:
 
 
 def sweep(device: str, plan: Plan, dtype: str) -> tuple[tuple[SweepRow, ...], tuple[LeftOut, ...]]:
-    """Both sweeps in one dtype, or why there are none."""
+    """Both sweeps in one dtype, and what there is none of, and why."""
     one_of("dtype", dtype, DTYPES[one_of("device", device, DEVICES)])
-    try:
-        rows = gemm(device, plan, dtype)
-        if dtype != "tf32":  # of which only products are made: memory holds fp32
-            rows += elementwise(device, plan, dtype)
-    except (TypeError, ValueError, AttributeError, ImportError) as error:
-        if device == "cpu" or dtype not in ("bf16", "tf32"):
-            raise
-        reason = f"this CuPy does not offer it ({type(error).__name__}: {error})"
-        return (), (LeftOut(f"sweep in {dtype}", reason),)
-    return rows, ()
+    rows: tuple[SweepRow, ...] = ()
+    left_out: list[LeftOut] = []
+    # In tf32 only products are made: memory holds fp32.
+    for what in (gemm, elementwise) if dtype != "tf32" else (gemm,):
+        try:
+            rows += what(device, plan, dtype)
+        except Exception as error:
+            if device == "cpu" or dtype not in ("bf16", "tf32"):
+                raise
+            reason = f"this CuPy does not offer it ({type(error).__name__}: {error})"
+            left_out.append(LeftOut(f"sweep, {dtype}, {what.__name__}", reason))
+    return rows, tuple(left_out)
 
 
 def _passes(like: Array, dtype: str) -> dict[str, tuple[Callable[..., object], int, int]]:
@@ -163,6 +169,12 @@ def _product(device: str, dtype: str) -> Callable[..., object]:
     if "emulated" in dtype:
         return lambda a, b, out: matmul(a, b, fmt=FP16, accumulator="fp32", out=out)
     return lambda a, b, out: namespace_of(a).matmul(a, b, out=out)
+
+
+def _fit(device: str, needed: int) -> bool:
+    """Whether two sets of inputs take no more than half of the memory that is free."""
+    free = free_bytes(device)
+    return free is None or needed <= free // 2
 
 
 def _cache(device: str, plan: Plan) -> int:

@@ -96,10 +96,13 @@ def _inference(record: Record) -> Table:
 
 
 def _peers(record: Record) -> Table:
+    """With a column for PyTorch's memory where its allocator counts."""
+    counted = any(row.peak is not None for row in record.peers)
     rows = table(
         f"Training steps in turns with PyTorch's, size {record.plan.size}"
         + (", one thread each" if record.device.kind == "cpu" else ""),
         "network", "engine", "ms a step", "quartiles", "x our\ntime", "first loss",
+        *(("peak\nMiB",) if counted else ()),
     )  # fmt: skip
     ours = {
         (row.network, row.precision): row.timing.median
@@ -115,6 +118,7 @@ def _peers(record: Record) -> Table:
             *_milliseconds(row.timing),
             f"{row.timing.median / ours[key]:.2f}" if key in ours else "",
             f"{row.first_loss:.5f}",
+            *(("" if row.peak is None else f"{row.peak / 2**20:,.1f}",) if counted else ()),
         )
     return rows
 
