@@ -36,6 +36,7 @@ class Lab:
     """The launchers of a place, the way there and back, and the storage type of the arrays."""
 
     gpu: Any
+    normalise: Any
     updates: Any
     there: Any
     back: Any
@@ -250,6 +251,15 @@ def check_norms(lab, rng):
                 _check_norm(lab, rng, kind, shape, groups, parameters, **how)
 
 
+def check_sums(lab, rng):
+    for shape in ((130, 33), (1, 1), (3, 4, 7, 5), (200, 2, 3)):
+        g = lab.numbers(rng, *shape, special=shape[0] == 130)
+        axes = (0, *range(2, g.ndim))
+        ours = np.asarray(lab.back(lab.normalise.bias_backward(lab.stored(g))))
+        bound = SUM * np.abs(g.astype(float)).sum(axes)
+        within(ours, g.astype(float).sum(axes), bound, fs.FP32)
+
+
 def _check_norm(lab, rng, kind, shape, groups, parameters, shift=0, special=False):
     x = lab.numbers(rng, *shape, special=special and shape[0] > 2)
     x = fs.round_to(x + np.float32(shift), lab.fmt).astype(np.float32)
@@ -263,7 +273,7 @@ def _check_norm(lab, rng, kind, shape, groups, parameters, shift=0, special=Fals
     # The kernels normalise x once more; the primitives without parameters read what they stored.
     _, slopes = lab.apply(op, [x, *parts], g, recomputes=True, eps=1e-5, **options)
     y = lab.apply(op, [x, *parts], eps=1e-5, **options)
-    function = getattr(lab.gpu, f"{kind}_norm")
+    function = getattr(lab.normalise, f"{kind}_norm")
     arguments = [lab.stored(x), *((groups,) if kind == "group" else ())]
     ours, normal = function(*arguments, *(lab.stored(p, dtype) for p in parts))
 
@@ -291,11 +301,11 @@ def _check_norm(lab, rng, kind, shape, groups, parameters, shift=0, special=Fals
     total = (h + n * mean_of(h * n) + mean_of(h)) * relative
     back = scale * (back + total)
     lab.check(ours, y, forward.reshape(y.shape) + TINY)
-    ours = lab.gpu.norm_backward(lab.stored(g), normal)
+    ours = lab.normalise.norm_backward(lab.stored(g), normal)
     lab.check(ours, slopes[0], back.reshape(y.shape) + TINY)
     if not parts:
         return
-    sums = np.asarray(lab.back(lab.gpu.norm_parameters_backward(lab.stored(g), normal)))
+    sums = np.asarray(lab.back(lab.normalise.norm_parameters_backward(lab.stored(g), normal)))
     assert sums.dtype == np.float32
     axes = (0, 2) if kind == "group" else (0,)
     sizes = np.abs(g.astype(float)).reshape(errors.shape)
