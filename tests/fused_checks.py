@@ -36,6 +36,7 @@ class Lab:
     """The launchers of a place, the way there and back, and the storage type of the arrays."""
 
     gpu: Any
+    normalise: Any
     updates: Any
     there: Any
     back: Any
@@ -87,6 +88,11 @@ class Lab:
 
 
 def within(actual, expected, error, fmt):
+    """Every number lies between the roundings of expected - error and of expected + error.
+
+    That is equality where the error is 0 (with the zero's sign, if all are) or no number, and at
+    most one ulp apart where it is below half an ulp.
+    """
     expected = np.asarray(expected)
     assert actual.shape == expected.shape
     if np.isscalar(error) and error == 0:
@@ -142,8 +148,7 @@ def check_elementwise(lab, rng):
             saved, error = y, 0.0
         else:
             _, (slope,) = lab.apply(op, [x], g, **how)
-            # Terms of the slope are below 1.2 and may cancel; none is larger than e^-|x| (1 + x²)
-            # where x is far below 0.
+            # The slope's terms may cancel: its error is relative to their sizes.
             z = np.clip(np.nan_to_num(x.astype(np.float64)), -200, 200)
             terms = np.where(z < 0, _below(name, z), 2 + np.abs(z) * np.exp(-np.abs(z)) * 4)
             saved, error = x, np.abs(g) * (3 * _errors(name, x) * terms + 200 * TINY) + TINY
@@ -156,15 +161,12 @@ def check_elementwise(lab, rng):
 
 
 def _below(name, z):
-    """The size of a slope's terms for z < 0."""
+    """The size of a slope's terms for z < 0: they vanish as the function does."""
     z = np.minimum(z, 0)
     if name in ("softplus", "silu"):
-        return np.exp(z) * (1 + np.abs(z))
-    inner = 1.6 * np.abs(z + 0.044715 * z**3)
-    bell = (
-        np.exp(-np.minimum(z * z / 2, 745)) if name == "gelu" else np.exp(-np.minimum(inner, 745))
-    )
-    return bell * (1 + np.abs(z)) * (2 + z * z)
+        return np.exp(z) * (1 - z)
+    exponent = z * z / 2 if name == "gelu" else -1.6 * (z + 0.044715 * z**3)
+    return np.exp(-np.minimum(exponent, 745)) * (1 - z) * (2 + z * z)
 
 
 def check_bias(lab, rng):
@@ -246,8 +248,17 @@ def check_norms(lab, rng):
              ("group", (70, 4, 3), 4), ("group", (3, 8), 2)]  # fmt: skip
     for kind, shape, groups in cases:
         for parameters in range(2 if kind == "rms" else 3):
-            for how in ({"special": True}, {"shift": 30}):
+            for how in ({}, {"special": True}, {"shift": 30})[: 2 + (parameters == 0)]:
                 _check_norm(lab, rng, kind, shape, groups, parameters, **how)
+
+
+def check_sums(lab, rng):
+    for shape in ((130, 33), (1, 1), (3, 4, 7, 5), (200, 2, 3)):
+        g = lab.numbers(rng, *shape, special=shape[0] == 130)
+        axes = (0, *range(2, g.ndim))
+        ours = np.asarray(lab.back(lab.normalise.bias_backward(lab.stored(g))))
+        bound = SUM * np.abs(g.astype(float)).sum(axes)
+        within(ours, g.astype(float).sum(axes), bound, fs.FP32)
 
 
 def _check_norm(lab, rng, kind, shape, groups, parameters, shift=0, special=False):
@@ -263,7 +274,7 @@ def _check_norm(lab, rng, kind, shape, groups, parameters, shift=0, special=Fals
     # The kernels normalise x once more; the primitives without parameters read what they stored.
     _, slopes = lab.apply(op, [x, *parts], g, recomputes=True, eps=1e-5, **options)
     y = lab.apply(op, [x, *parts], eps=1e-5, **options)
-    function = getattr(lab.gpu, f"{kind}_norm")
+    function = getattr(lab.normalise, f"{kind}_norm")
     arguments = [lab.stored(x), *((groups,) if kind == "group" else ())]
     ours, normal = function(*arguments, *(lab.stored(p, dtype) for p in parts))
 
@@ -291,11 +302,11 @@ def _check_norm(lab, rng, kind, shape, groups, parameters, shift=0, special=Fals
     total = (h + n * mean_of(h * n) + mean_of(h)) * relative
     back = scale * (back + total)
     lab.check(ours, y, forward.reshape(y.shape) + TINY)
-    ours = lab.gpu.norm_backward(lab.stored(g), normal)
+    ours = lab.normalise.norm_backward(lab.stored(g), normal)
     lab.check(ours, slopes[0], back.reshape(y.shape) + TINY)
     if not parts:
         return
-    sums = np.asarray(lab.back(lab.gpu.norm_parameters_backward(lab.stored(g), normal)))
+    sums = np.asarray(lab.back(lab.normalise.norm_parameters_backward(lab.stored(g), normal)))
     assert sums.dtype == np.float32
     axes = (0, 2) if kind == "group" else (0,)
     sizes = np.abs(g.astype(float)).reshape(errors.shape)
@@ -322,7 +333,7 @@ def check_windows(lab, rng):
         where = (kernel, stride, padding, dilation)
         ours = lab.gpu.im2col(lab.stored(x), *where, groups)
         lab.check(ours, expected)
-        # Kernels that pick one tap each make col2im of a convolution's backward.
+        # Back, as ``conv.of_inputs`` adds up the columns that it has computed.
         columns = lab.numbers(rng, *expected.shape, special=True)
         padded = np.zeros(
             (*shape[:2], *(n + 2 * p for n, p in zip(shape[2:], padding, strict=True))), np.float32

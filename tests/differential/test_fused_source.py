@@ -11,13 +11,13 @@ from fused_checks import CHECKS, DTYPES, Lab, run
 
 @pytest.fixture(scope="module")
 def launchers():
-    """The modules ``gpu`` and ``updates``, with the host in the place of CuPy."""
-    names = [f"fp16sim.kernels.fused.{name}" for name in ("gpu", "updates")]
+    """The modules ``gpu``, ``normalise`` and ``updates``, with the host in the place of CuPy."""
+    names = [f"fp16sim.kernels.fused.{name}" for name in ("gpu", "normalise", "updates")]
     package = importlib.import_module("fp16sim.kernels.fused")
     kept = {name: sys.modules.pop(name, None) for name in ("cupy", *names)}
     sys.modules["cupy"] = host_cuda.stand_in()
-    gpu, updates = (importlib.import_module(name) for name in names)
-    for name in ("gpu", "updates"):
+    gpu, normalise, updates = (importlib.import_module(name) for name in names)
+    for name in ("gpu", "normalise", "updates"):
         delattr(package, name)
     for name, module in kept.items():
         sys.modules.pop(name)
@@ -29,7 +29,7 @@ def launchers():
         return x.ctypes.data
 
     gpu.address = address
-    return gpu, updates
+    return gpu, normalise, updates
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -14,7 +14,7 @@ import cupy
 import numpy as np
 
 from fp16sim.backend import Array
-from fp16sim.kernels.fused import elementwise, norms, rows, source, windows
+from fp16sim.kernels.fused import elementwise, rows, source, windows
 from fp16sim.kernels.fused.source import OPTIONS, Size
 
 #: rows and columns
@@ -48,7 +48,7 @@ def address(x: Array) -> int:
     return place
 
 
-def _launch(function: Any, geometry: tuple[Size, Size], *arguments: Any) -> None:
+def launch(function: Any, geometry: tuple[Size, Size], *arguments: Any) -> None:
     """Integers are long long and real numbers float, as all kernels here take them."""
     passed: list[Any] = []
     for argument in arguments:
@@ -64,7 +64,8 @@ def _launch(function: Any, geometry: tuple[Size, Size], *arguments: Any) -> None
     function(*geometry, tuple(passed))
 
 
-def _contiguous(*arrays: Array) -> list[Array]:
+def contiguous(*arrays: Array) -> list[Array]:
+    """The arrays, or C-contiguous copies. Raises TypeError if shapes or dtypes differ."""
     shape, dtype = arrays[0].shape, arrays[0].dtype
     for x in arrays[1:]:
         if x.shape != shape or x.dtype != dtype:
@@ -89,19 +90,19 @@ def backward(name: str, g: Array, saved: Array) -> Array:
 
 
 def _elementwise(name: str, way: str, *arrays: Array) -> Array:
-    arrays = tuple(_contiguous(*arrays))
+    arrays = tuple(contiguous(*arrays))
     out: Array = cupy.empty_like(arrays[0])
     function = kernel(way, source.PACK, elementwise.kernels(name), T=type_of(out))
     packs = _packs(*arrays, out)
     each = max(1, out.size // max(packs, 1)) if packs else 1
     if out.size:
-        _launch(function, source.over(out.size, each), *arrays, out, out.size, packs)
+        launch(function, source.over(out.size, each), *arrays, out, out.size, packs)
     return out
 
 
 def add_bias(x: Array, bias: Array, epilogue: str = "none") -> Array:
     """x (..., width) + bias (width,), which may be fp32, then "none", "relu" or "gelu" of it."""
-    (x,), (bias,) = _contiguous(x), _contiguous(bias)
+    (x,), (bias,) = contiguous(x), contiguous(bias)
     width = bias.size
     if x.shape[-1:] != bias.shape:
         raise ValueError(f"bias must be ({x.shape[-1]},) for x {x.shape}, got {bias.shape}")
@@ -116,7 +117,7 @@ def add_bias(x: Array, bias: Array, epilogue: str = "none") -> Array:
     threads = min(256, max(32, 1 << (-(-width // each) - 1).bit_length()))
     count = x.size // width
     grid = (-(-width // (threads * each)), min(count, 1024))
-    _launch(function, (grid, (threads,)), x, bias, out, count, width)
+    launch(function, (grid, (threads,)), x, bias, out, count, width)
     return out
 
 
@@ -141,12 +142,12 @@ def log_softmax_backward(g: Array, y: Array) -> Array:
 
 
 def _of_rows(name: str, *arrays: Array) -> Array:
-    arrays = tuple(_contiguous(*arrays))
+    arrays = tuple(contiguous(*arrays))
     out: Array = cupy.empty_like(arrays[0])
     if out.size:
         count, width = math.prod(out.shape[:-1]), out.shape[-1]
         function = kernel(name, source.ROWS, rows.SOFTMAX, T=type_of(out))
-        _launch(function, source.of_rows(count, width), *arrays, out, count, width)
+        launch(function, source.of_rows(count, width), *arrays, out, count, width)
     return out
 
 
@@ -158,7 +159,7 @@ def cross_entropy(
     x: logits (N, C). target: int64 (N,); a row whose target is ``ignored`` has loss 0, and one
     whose target is no class has NaN. The statistics add up to log Σ e^x: maximum, and the rest.
     """
-    (x,), (target,) = _contiguous(x), _contiguous(target)
+    (x,), (target,) = contiguous(x), contiguous(target)
     count, width = _checked_targets(x, target)
     losses: Array = cupy.empty(count, np.float32)
     statistics: Array = cupy.empty((2, count), np.float32)
@@ -167,7 +168,7 @@ def cross_entropy(
             "cross_entropy", source.ROWS, rows.SOFTMAX, rows.CROSS_ENTROPY, T=type_of(x)
         )
         arguments = (x, target, losses, *statistics, count, width, ignored)
-        _launch(function, source.of_rows(count, width), *arguments, 1 - smoothing, float(smoothing))
+        launch(function, source.of_rows(count, width), *arguments, 1 - smoothing, float(smoothing))
     return losses, statistics
 
 
@@ -183,7 +184,7 @@ def cross_entropy_backward(
 
     It is what each row's loss is multiplied by in the sum, times the gradient of that sum.
     """
-    (x,), (target,), (factor,) = _contiguous(x), _contiguous(target), _contiguous(factor)
+    (x,), (target,), (factor,) = contiguous(x), contiguous(target), contiguous(factor)
     count, width = _checked_targets(x, target)
     out: Array = cupy.empty_like(x)
     if out.size:
@@ -192,7 +193,7 @@ def cross_entropy_backward(
         )
         arguments = (factor, x, target, *statistics, out, count, width, ignored)
         shares = (1 - smoothing, smoothing / width)
-        _launch(function, source.of_rows(count, width), *arguments, *map(float, shares))
+        launch(function, source.of_rows(count, width), *arguments, *map(float, shares))
     return out
 
 
@@ -203,113 +204,11 @@ def _checked_targets(x: Array, target: Array) -> tuple[int, int]:
     return count, width
 
 
-class Normal(NamedTuple):
-    """What a normalisation did: ``normalise`` makes one, and its backward reads it."""
-
-    x: Array
-    weight: Array | None
-    #: fp32, one a row; no mean for RMS norm
-    mean: Array | None
-    rstd: Array
-    groups: int
-    inner: int
-
-
-def layer_norm(
-    x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5
-) -> tuple[Array, Normal]:
-    """Normalises rows x (..., width); weight, bias (width,) of one dtype: that of x, or fp32."""
-    return _normalised(x, weight, bias, eps, True, x.shape[-1], 1, 1)
-
-
-def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-5) -> tuple[Array, Normal]:
-    """Divides rows x (..., width) by the root of their mean square; weight (width,), or fp32."""
-    return _normalised(x, weight, None, eps, False, x.shape[-1], 1, 1)
-
-
-def group_norm(
-    x: Array, groups: int, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5
-) -> tuple[Array, Normal]:
-    """Normalises x (N, channels, ...) in groups of channels; weight, bias (channels,), or fp32."""
-    inner = math.prod(x.shape[2:])
-    width = x.shape[1] // groups * inner
-    return _normalised(x, weight, bias, eps, True, width, groups, inner)
-
-
-def _normalised(
-    x: Array,
-    weight: Array | None,
-    bias: Array | None,
-    eps: float,
-    centred: bool,
-    width: int,
-    groups: int,
-    inner: int,
-) -> tuple[Array, Normal]:
-    if not 0 < width < 2**31:
-        raise ValueError(f"rows must have 1 to 2^31 - 1 values, got {width}")
-    (x,) = _contiguous(x)
-    for part in (weight, bias):
-        if part is not None and part.size * inner != width * groups:
-            raise ValueError(f"weight and bias must have {width * groups // inner} values")
-    weight, bias = (p if p is None else cupy.ascontiguousarray(p) for p in (weight, bias))
-    count = x.size // width
-    out: Array = cupy.empty_like(x)
-    mean = cupy.empty(count, np.float32) if centred else None
-    normal = Normal(x, weight, mean, cupy.empty(count, np.float32), groups, inner)
-    if count:
-        function = _norm("forward", normal, bias)
-        arguments = (x, weight, bias, out, mean, normal.rstd, count, width, groups, inner)
-        _launch(function, source.of_rows(count, width), *arguments, float(eps))
-    return out, normal
-
-
-def _norm(name: str, normal: Normal, bias: Array | None = None) -> Any:
-    parameter = next((p for p in (normal.weight, bias) if p is not None), normal.x)
-    if bias is not None and bias.dtype != parameter.dtype:
-        raise TypeError(f"weight and bias must be alike, got {parameter.dtype} and {bias.dtype}")
-    types = {"T": type_of(normal.x), "W": type_of(parameter)}
-    return kernel(name, source.ROWS, norms.kernels(normal.mean is not None), **types)
-
-
-def norm_backward(g: Array, normal: Normal) -> Array:
-    """The gradient of x, of its dtype, from that of the result."""
-    g, x = _contiguous(g, normal.x)
-    out: Array = cupy.empty_like(x)
-    count = normal.rstd.size
-    if count:
-        width = x.size // count
-        arguments = (g, x, normal.weight, normal.mean, normal.rstd, out, count, width)
-        geometry = source.of_rows(count, width)
-        _launch(_norm("backward", normal), geometry, *arguments, normal.groups, normal.inner)
-    return out
-
-
-def norm_parameters_backward(g: Array, normal: Normal) -> Array:
-    """Gradients (2, parameters) of weight and bias, in fp32; always the same bits, no atomics."""
-    g, x = _contiguous(g, normal.x)
-    count, groups, inner = normal.rstd.size, normal.groups, normal.inner
-    images = count // groups
-    if not images:
-        raise ValueError("x is empty: there is nothing to add up")
-    width = x.size // images // inner
-    parts, part = norms.parts_of(images)
-    sums: Array = cupy.empty((2, parts, width), np.float32)
-    out: Array = cupy.empty((2, width), np.float32)
-    name, geometry = "columns", ((-(-width // 32), parts), (32, 8))
-    if inner > 1:
-        name, geometry = "channels", ((width, parts), (256, 1))
-    arguments = (g, x, normal.mean, normal.rstd, *sums, images, part, width, groups, inner)
-    _launch(_norm(name, normal), geometry, *arguments)
-    _launch(_norm("fold", normal), ((-(-2 * width // 128),), (128,)), sums, out, parts, width)
-    return out
-
-
 def im2col(
     x: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int = 1
 ) -> Array:
     """x (N, C, H, W) as (N, groups, C / groups · rows · columns of the kernel, windows)."""
-    (x,) = _contiguous(x)
+    (x,) = contiguous(x)
     images, channels, *size = x.shape
     axes = _axes(size, kernel_size, stride, padding, dilation)
     taps, places = math.prod(kernel_size), math.prod(axis.output for axis in axes)
@@ -317,7 +216,7 @@ def im2col(
     out: Array = cupy.empty(shape, x.dtype)
     if out.size:
         geometry = source.of_planes(images * channels * taps, places)
-        _launch(
+        launch(
             kernel("im2col", windows.WINDOWS, T=type_of(x)), geometry, x, out, *axes[0], *axes[1]
         )
     return out
@@ -335,7 +234,7 @@ def col2im(
 
     They are added up in float, in the order of the kernel's taps, and rounded once.
     """
-    (columns,) = _contiguous(columns)
+    (columns,) = contiguous(columns)
     images, channels, *size = shape
     axes = _axes(size, kernel_size, stride, padding, dilation)
     places = math.prod(kernel_size) * math.prod(axis.output for axis in axes)
@@ -345,7 +244,7 @@ def col2im(
     if out.size:
         geometry = source.of_planes(images * channels, math.prod(size))
         function = kernel("col2im", windows.WINDOWS, T=type_of(columns))
-        _launch(function, geometry, columns, out, *axes[0], *axes[1])
+        launch(function, geometry, columns, out, *axes[0], *axes[1])
     return out
 
 

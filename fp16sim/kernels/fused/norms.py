@@ -66,7 +66,8 @@ extern "C" __global__ void backward(
 """
 
 #: Gradients of weight and bias in two stages, both in a fixed order: sums over parts of the images
-#: (``columns`` for runs of one, ``channels`` for longer ones), and ``fold`` adds up the parts.
+#: (``columns`` for runs of one, ``channels`` for longer ones), and ``fold`` adds up the parts. With
+#: no x, and no statistics, they are the sums of g alone.
 PARAMETERS = """
 // A block (32, 8) has 32 columns, and each of its rows of threads every 8th image.
 extern "C" __global__ void columns(
@@ -81,7 +82,7 @@ extern "C" __global__ void columns(
         for (I image = first + threadIdx.y; image < last; image += 8) {
             const I at = image * width + column, row = image * groups + group;
             const float mean = CENTRED ? means[row] : 0, slope = loaded(g[at]);
-            weight += slope * ((loaded(x[at]) - mean) * scales[row]);
+            if (x) weight += slope * ((loaded(x[at]) - mean) * scales[row]);
             bias += slope;
         }
     }
@@ -104,7 +105,7 @@ extern "C" __global__ void channels(
         const I at = (image * width + channel) * inner + (unsigned)i % (unsigned)inner;
         const I row = image * groups + group;
         const float mean = CENTRED ? means[row] : 0, slope = loaded(g[at]);
-        weight += slope * ((loaded(x[at]) - mean) * scales[row]);
+        if (x) weight += slope * ((loaded(x[at]) - mean) * scales[row]);
         bias += slope;
     }
     weight = sum(weight), bias = sum(bias);

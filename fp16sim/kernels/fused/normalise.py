@@ -1,0 +1,139 @@
+"""Launchers of normalisations and of sums over images: CuPy arrays in, new ones out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+
+from fp16sim.backend import Array
+from fp16sim.kernels.fused import norms, source
+from fp16sim.kernels.fused.gpu import contiguous, kernel, launch, type_of
+
+
+class Normal(NamedTuple):
+    """What a normalisation did: ``normalise`` makes one, and its backward reads it."""
+
+    x: Array
+    weight: Array | None
+    #: fp32, one a row; no mean for RMS norm
+    mean: Array | None
+    rstd: Array
+    groups: int
+    inner: int
+
+
+def layer_norm(
+    x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5
+) -> tuple[Array, Normal]:
+    """Normalises rows x (..., width); weight, bias (width,) of one dtype: that of x, or fp32."""
+    return _normalised(x, weight, bias, eps, True, x.shape[-1], 1, 1)
+
+
+def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-5) -> tuple[Array, Normal]:
+    """Divides rows x (..., width) by the root of their mean square; weight (width,), or fp32."""
+    return _normalised(x, weight, None, eps, False, x.shape[-1], 1, 1)
+
+
+def group_norm(
+    x: Array, groups: int, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5
+) -> tuple[Array, Normal]:
+    """Normalises x (N, channels, ...) in groups of channels; weight, bias (channels,), or fp32."""
+    inner = math.prod(x.shape[2:])
+    width = x.shape[1] // groups * inner
+    return _normalised(x, weight, bias, eps, True, width, groups, inner)
+
+
+def _normalised(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    centred: bool,
+    width: int,
+    groups: int,
+    inner: int,
+) -> tuple[Array, Normal]:
+    if not 0 < width < 2**31:
+        raise ValueError(f"rows must have 1 to 2^31 - 1 values, got {width}")
+    (x,) = contiguous(x)
+    for part in (weight, bias):
+        if part is not None and part.size * inner != width * groups:
+            raise ValueError(f"weight and bias must have {width * groups // inner} values")
+    weight, bias = (p if p is None else cupy.ascontiguousarray(p) for p in (weight, bias))
+    count = x.size // width
+    out: Array = cupy.empty_like(x)
+    mean = cupy.empty(count, np.float32) if centred else None
+    normal = Normal(x, weight, mean, cupy.empty(count, np.float32), groups, inner)
+    if count:
+        function = _norm("forward", normal, bias)
+        arguments = (x, weight, bias, out, mean, normal.rstd, count, width, groups, inner)
+        launch(function, source.of_rows(count, width), *arguments, float(eps))
+    return out, normal
+
+
+def _norm(name: str, normal: Normal, bias: Array | None = None) -> Any:
+    parameter = next((p for p in (normal.weight, bias) if p is not None), normal.x)
+    if bias is not None and bias.dtype != parameter.dtype:
+        raise TypeError(f"weight and bias must be alike, got {parameter.dtype} and {bias.dtype}")
+    types = {"T": type_of(normal.x), "W": type_of(parameter)}
+    return kernel(name, source.ROWS, norms.kernels(normal.mean is not None), **types)
+
+
+def norm_backward(g: Array, normal: Normal) -> Array:
+    """The gradient of x, of its dtype, from that of the result."""
+    g, x = contiguous(g, normal.x)
+    out: Array = cupy.empty_like(x)
+    count = normal.rstd.size
+    if count:
+        width = x.size // count
+        arguments = (g, x, normal.weight, normal.mean, normal.rstd, out, count, width)
+        geometry = source.of_rows(count, width)
+        launch(_norm("backward", normal), geometry, *arguments, normal.groups, normal.inner)
+    return out
+
+
+def norm_parameters_backward(g: Array, normal: Normal) -> Array:
+    """Gradients (2, parameters) of weight and bias, in fp32; always the same bits, no atomics."""
+    g, x = contiguous(g, normal.x)
+    images = normal.rstd.size // normal.groups
+    arrays = (g, x, normal.mean, normal.rstd)
+    return _sums(partial(_norm, normal=normal), arrays, images, normal.groups, normal.inner)
+
+
+def bias_backward(g: Array) -> Array:
+    """Sums of g (N, channels, ...) over all other axes, (channels,) in fp32: a bias's gradient."""
+    (g,) = contiguous(g)
+
+    def function(name: str) -> Any:
+        return kernel(name, source.ROWS, norms.kernels(False), T=type_of(g), W=type_of(g))
+
+    totals: Array = _sums(function, (g, None, None, None), len(g), 1, math.prod(g.shape[2:]))[1]
+    return totals
+
+
+def _sums(
+    function: Callable[[str], Any],
+    arrays: tuple[Array | None, ...],
+    images: int,
+    groups: int,
+    inner: int,
+) -> Array:
+    """Of g·normalised x, if there is an x, and of g: (2, channels)."""
+    g = arrays[0]
+    if g is None or not g.size:
+        raise ValueError("g is empty: there is nothing to add up")
+    width = g.size // images // inner
+    parts, part = norms.parts_of(images)
+    sums: Array = cupy.empty((2, parts, width), np.float32)
+    out: Array = cupy.empty((2, width), np.float32)
+    name, geometry = "columns", ((-(-width // 32), parts), (32, 8))
+    if inner > 1:
+        name, geometry = "channels", ((width, parts), (256, 1))
+    launch(function(name), geometry, *arrays, *sums, images, part, width, groups, inner)
+    launch(function("fold"), ((-(-2 * width // 128),), (128,)), sums, out, parts, width)
+    return out
