@@ -4,7 +4,7 @@ import itertools
 import math
 import sys
 import types
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import strict_array
 from strict_array import StrictArray, strict
 
 import fp16sim as fs
-from fp16sim import events
+from fp16sim import backend, events
 from fp16sim.bench import clock, device, fidelity, run, sweeps, zoo
 from fp16sim.bench.clock import Timing, rotated, time_call, time_in_turns
 from fp16sim.bench.energy import energy_of
@@ -439,46 +439,20 @@ class TestZoo:
         assert found.storage == "emulated"
         assert found.per_second == count / found.timing.median
 
-    def test_storage(self, monkeypatch):
-        monkeypatch.delattr(fs, "storage", raising=False)
-        assert isinstance(zoo._storage("cuda", "fp16"), nullcontext)
-        assert "no native storage" in zoo.why_not("cuda", "tf32")
-        assert zoo.why_not("cpu", "tf32") == zoo.why_not("cuda", "bf16") == ""
-        asked = []
-        monkeypatch.setattr(
-            fs, "storage", lambda kind, tf32: asked.append((kind, tf32)), raising=False
-        )
-        zoo._storage("cuda", "tf32")
-        zoo._storage("cuda", "bf16")
-        assert asked == [("native", True), ("native", False)]
-        assert zoo.why_not("cuda", "tf32") == ""
-
     @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
-    def test_native_storage_is_in_force_on_a_gpu_and_not_on_a_cpu(
-        self, fake_gpu, monkeypatch, precision
-    ):
-        inside = []
-
-        @contextmanager
-        def storage(kind, tf32):
-            inside.append((kind, tf32))
-            yield
-            inside.append("left")
-
-        monkeypatch.setattr(fs, "storage", storage, raising=False)
+    def test_native_storage_is_in_force_on_a_gpu_and_not_on_a_cpu(self, fake_gpu, precision):
         plan = Plan(size="tiny", device="cuda")
         with zoo.trainer("mlp", plan, precision) as (network, label):
-            assert inside == [("native", precision == "tf32")]
+            assert backend._storage.get() == ("native", precision == "tf32")
             assert label == "native"
             assert (network.region is None) == (precision in ("fp32", "tf32"))
             assert (network.scaler is None) == (precision != "fp16")
             assert all(type(p.data) is StrictArray for p in network.task.model.parameters())
             assert all(type(array) is StrictArray for array in network.batch(0))
-        assert inside[1:] == ["left"]
-        del inside[:]
+        assert backend._storage.get() == ("auto", False)
         with zoo.trainer("mlp", Plan(size="tiny"), precision) as (_, label):
+            assert backend._storage.get() == ("emulated", False)
             assert label == ("native" if precision == "fp32" else "emulated")
-        assert not inside
 
     @pytest.mark.parametrize("name", fs.models.TASKS)
     def test_all_of_it_stays_on_the_gpu(self, fake_gpu, monkeypatch, name):
@@ -492,11 +466,11 @@ class TestZoo:
         monkeypatch.setattr(zoo, "time_call", quick)
         report = types.SimpleNamespace(measured=7, largest_batch=lambda memory: memory)
         monkeypatch.setattr(zoo, "memory_report", lambda *_, **__: report)  # see tests/gpu
-        monkeypatch.delattr(fs, "storage", raising=False)
+        monkeypatch.setattr(zoo, "Steps", HostSteps)
         plan = Plan(size="tiny", device="cuda", steps=1)
         fake_gpu.waits = 1.0  # seconds, while the time is pretended
         found = zoo.measure_step(name, plan, "fp16", memory=2**34)
-        assert found.storage == "emulated"  # on a GPU, without native storage
+        assert found.storage == "native"
         assert (found.peak, found.largest_batch) == (7, 2**34)
         assert found.energy.watts == pytest.approx(250)
         with zoo.trainer(name, Plan(size="tiny"), "fp16") as (network, _):
@@ -504,6 +478,16 @@ class TestZoo:
         assert found.loss == pytest.approx(loss, rel=1e-3)
         if name in zoo.IN_USE:
             assert zoo.measure_inference(name, plan, "fp16").count > 0
+
+
+class HostSteps:
+    """``on_device.Steps`` without its kernels."""
+
+    def __init__(self, optimizer, **how):
+        self.optimizer, self.how = optimizer, how
+
+    def step(self, loss_of):
+        return fs.training.train_step(loss_of, self.optimizer, **self.how).loss
 
 
 def stored(scope, op, values, role="activation"):
@@ -539,14 +523,6 @@ class TestFidelity:
         assert fidelity.agreement(one[:2], one)[2] == 7
         assert fidelity.agreement(one, one)[1:] == ("", 0)
 
-    def test_without_native_storage_there_is_nothing_to_compare_with(self, monkeypatch):
-        monkeypatch.delattr(fs, "storage", raising=False)
-        found = fidelity.fidelity("mlp", QUICK, "fp16")
-        assert found.second == ""
-        assert "nothing to compare to" in found.reason
-        assert len(found.first_losses) == 2
-        assert not found.agreements
-
     def test_networks_for_a_gpu_are_too_large_for_the_host(self, monkeypatch):
         asked = []
 
@@ -559,12 +535,11 @@ class TestFidelity:
         assert fidelity.fidelity("mlp", QUICK, "fp16").size == "tiny"
         assert set(asked) == {"laptop", "tiny"}
 
-    def test_native_storage_on_the_host_says_so(self, monkeypatch):
-        monkeypatch.setattr(fs, "storage", lambda kind, tf32: nullcontext(), raising=False)
+    def test_native_storage_on_the_host_says_so(self):
         found = fidelity.fidelity("mlp", QUICK, "fp16")
         assert found.second == "native, NumPy on the host, not a GPU"
         assert found.first_losses == found.second_losses
-        assert found.parted == found.reason == ""
+        assert found.parted == ""
         assert found.unmatched == 0
         by_name = {(one.op, one.role): one for one in found.agreements}
         assert all(one.share == 1 and one.values for one in found.agreements)
@@ -575,12 +550,13 @@ class TestFidelity:
         relu = fs.functional.relu
 
         @contextmanager
-        def storage(kind, tf32):
-            with monkeypatch.context() as patch:
-                patch.setattr(fs.functional, "relu", lambda x: relu(x * 1.5))
+        def stored(precision, native, original=zoo.stored):
+            with original(precision, native), monkeypatch.context() as patch:
+                if native:
+                    patch.setattr(fs.functional, "relu", lambda x: relu(x * 1.5))
                 yield
 
-        monkeypatch.setattr(fs, "storage", storage, raising=False)
+        monkeypatch.setattr(fidelity, "stored_as", stored)
         found = fidelity.fidelity("mlp", QUICK, "fp16")
         assert found.parted == "layers.1: linear, activation"  # relu is exact, and not announced
         assert found.unmatched == 32 * 32 + 3  # the multiplication, its gradient's factor
@@ -588,13 +564,10 @@ class TestFidelity:
         assert by_name["linear", "activation"].equal == 32 * 32
         assert found.first_losses[0] != found.second_losses[0]
 
-    def test_on_a_gpu_without_native_storage_the_emulation_there_is_compared(
-        self, fake_gpu, monkeypatch
-    ):
-        monkeypatch.delattr(fs, "storage", raising=False)
+    def test_on_a_gpu(self, fake_gpu):
         plan = Plan(size="tiny", device="cuda", steps=1, fast=True)
         found = fidelity.fidelity("mlp", plan, "fp16")
-        assert found.second == "emulated, CuPy"
+        assert found.second == "native, CuPy"
         assert found.parted == ""  # the stand-in computes with NumPy
 
 
@@ -620,15 +593,6 @@ class TestRun:
             "mlp, fp16", "mlp, fp16, against PyTorch", "mlp, fp16, twice",
         ]  # fmt: skip
         assert every[-1].title == "sweep, fp16, emulated"
-
-    def test_what_cannot_be_is_said(self, monkeypatch):
-        monkeypatch.delattr(fs, "storage", raising=False)
-        plan = Plan(names=("mlp",), precisions=("tf32",), device="cuda")
-        (job,) = run.jobs(plan, None)
-        (line,) = job.measure()["left_out"]
-        assert line.what == "mlp, tf32"
-        assert "no native storage" in line.why
-        assert not line.failed
 
 
 @pytest.mark.parametrize(

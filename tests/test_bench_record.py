@@ -62,7 +62,7 @@ def made_up(kind="cuda"):
         (InferenceRow("gpt", "tiny", "fp16", storage, "tokens", 100, timing(0.1)),),
         peers, (*products, add),
         (FidelityRow("mlp", "tiny", "fp16", "emulated, NumPy", "native, CuPy", (2.0, 1.0),
-                     (2.0, 1.5), rows, "layers.0: linear, activation", 0, ""),),
+                     (2.0, 1.5), rows, "layers.0: linear, activation", 0),),
         (LeftOut("mlp, tf32", "a made-up reason"),),
     )  # fmt: skip
 

@@ -4,13 +4,13 @@ Both start from the same bits and see the same batches. In their first step ever
 stored is compared, value by value and bit by bit, in the order in which it was stored: by
 primitive, how many are the same; and the first that are not, which is where the two part. Two
 devices sum in different orders, so that a product may differ by a rounding; an operation that
-rounds once from the same inputs may not. After that, losses are compared.
+rounds once from the same inputs may not. After that, losses are compared. (A watched step runs
+array code; later ones, and their losses, a GPU's fused kernels.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ import numpy as np
 from fp16sim import events
 from fp16sim.backend import Array, to_host
 from fp16sim.bench.plan import Plan
-from fp16sim.bench.zoo import Trainer, _storage, has_native_storage
+from fp16sim.bench.zoo import Trainer
+from fp16sim.bench.zoo import stored as stored_as
 from fp16sim.rounding import decode
 
 #: seconds of training need not be many to see curves part
@@ -63,7 +64,7 @@ class FidelityRow:
     network: str
     size: str
     precision: str
-    #: what was run, in words; the second is empty if there is nothing to compare with
+    #: what was run, in words
     first: str
     second: str
     #: of every step
@@ -75,8 +76,6 @@ class FidelityRow:
     parted: str
     #: values that only one of the two stored: other operations than the other
     unmatched: int
-    #: why there is no second; empty if there is one
-    reason: str
 
 
 def fidelity(name: str, plan: Plan, precision: str) -> FidelityRow:
@@ -87,18 +86,12 @@ def fidelity(name: str, plan: Plan, precision: str) -> FidelityRow:
     plan = replace(plan, size="laptop") if plan.size == "gpu" else plan
     steps = plan.steps if plan.fast else max(plan.steps, STEPS)
     one, losses = trained(name, plan, precision, "cpu", steps, native=False)
-    native, second = has_native_storage(), ""
-    if native:
-        second = f"native, {'CuPy' if plan.device == 'cuda' else 'NumPy on the host, not a GPU'}"
-    elif plan.device == "cuda":
-        second = "emulated, CuPy"
-    head = (name, plan.size, precision, "emulated, NumPy", second, tuple(losses))
-    if not second:
-        reason = "this version stores nothing natively, and there is no GPU: nothing to compare to"
-        return FidelityRow(*head, (), (), "", 0, reason)
-    other, others = trained(name, plan, precision, plan.device, steps, native=native)
-    agreements, parted, unmatched = agreement(one, other)
-    return FidelityRow(*head, tuple(others), agreements, parted, unmatched, "")
+    other, others = trained(name, plan, precision, plan.device, steps, native=True)
+    second = f"native, {'CuPy' if plan.device == 'cuda' else 'NumPy on the host, not a GPU'}"
+    return FidelityRow(
+        name, plan.size, precision, "emulated, NumPy", second, tuple(losses), tuple(others),
+        *agreement(one, other),
+    )  # fmt: skip
 
 
 def trained(
@@ -112,7 +105,7 @@ def trained(
             origin = event.origin
             stored.append(Stored(origin.scope, origin.op, origin.role, _values(event)))
 
-    with _storage(device, precision) if native else nullcontext():
+    with stored_as(precision, native):
         network = Trainer.of(name, plan, device, precision, native)
         with events.observe(listen):
             losses = network.train(1)

@@ -14,7 +14,7 @@ from fp16sim.bench.peers import compare
 from fp16sim.bench.plan import LeftOut, Plan
 from fp16sim.bench.record import Record
 from fp16sim.bench.sweeps import DTYPES, sweep
-from fp16sim.bench.zoo import IN_USE, measure_inference, measure_step, why_not
+from fp16sim.bench.zoo import IN_USE, measure_inference, measure_step
 
 #: rows by the record's field that they belong to
 Rows = dict[str, Any]
@@ -49,9 +49,6 @@ def jobs(
     made: list[Job] = []
     for name, precision in itertools.product(plan.names, plan.precisions):
         title = f"{name}, {precision}"
-        if why := why_not(plan.device, precision):
-            made.append(Job(title, lambda title=title, why=why: _left(title, why)))  # type: ignore[misc]
-            continue
         made.append(Job(title, _step_job(name, plan, precision, memory)))
         if name in IN_USE:
             made.append(Job(f"{title}, in use", _inference_job(name, plan, precision)))

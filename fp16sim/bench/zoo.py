@@ -1,7 +1,7 @@
 """A training step of a network of the zoo: its time, memory, energy and loss; and inference.
 
 Batches are on the device before the clock runs: what is timed is forward, backward, unscaling and
-the optimiser, and on a GPU the step's one look at the loss, which waits for it.
+the optimiser. On a GPU those are the steps of ``on_device``, which the host does not wait for.
 
 On the host every precision but fp32 is emulated: its times say what the emulation costs, and
 nothing about hardware that computes in that precision. Rows say which they are.
@@ -10,19 +10,20 @@ nothing about hardware that computes in that precision. Rows say which they are.
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from fp16sim.autograd import Tensor, no_grad
-from fp16sim.backend import Array, to_device
+from fp16sim.backend import Array, storage, to_device
 from fp16sim.bench.clock import Timing, time_call
 from fp16sim.bench.energy import Energy, energy_of
 from fp16sim.bench.plan import Plan
 from fp16sim.models import Task, task
 from fp16sim.models.task import Batch, tensor_for
 from fp16sim.nn import Module
+from fp16sim.on_device import Steps
 from fp16sim.precision import autocast
 from fp16sim.scaling import GradScaler
 from fp16sim.training import Step, train_step
@@ -128,40 +129,30 @@ class Trainer:
             losses.append(done.loss)
         return losses
 
-    def repeated(self) -> Callable[[], float]:
-        """A function that does one more step on one of ``BATCHES`` batches, and gives its loss."""
+    def repeated(self) -> Callable[[], float | Tensor]:
+        """A function that does one more step on one of ``BATCHES`` batches, and gives its loss.
+
+        On a GPU nothing is waited for: it decides by itself what it leaves out.
+        """
         batches = itertools.cycle([self.batch(i) for i in range(BATCHES)])
-        return lambda: self.step(next(batches)).loss
-
-
-def _storage(device: str, precision: str) -> AbstractContextManager[object]:
-    """Native storage, in which arrays have their formats' own dtypes, if this version has it."""
-    storage = getattr(sys.modules["fp16sim"], "storage", None)  # an import would go up the layers
-    if storage is None:
-        return nullcontext()
-    made: AbstractContextManager[object] = storage("native", tf32=precision == "tf32")
-    return made
-
-
-def has_native_storage() -> bool:
-    """Whether this version can store numbers in their own formats."""
-    return hasattr(sys.modules["fp16sim"], "storage")
-
-
-def why_not(device: str, precision: str) -> str:
-    """Why a precision is not measured on a device; empty if it is."""
-    if device == "cuda" and precision == "tf32" and not has_native_storage():
-        return "TF32 is what a GPU makes of stored fp32, and this version has no native storage"
-    return ""
+        if self.device == "cpu":
+            return lambda: self.step(next(batches)).loss
+        steps = Steps(self.task.optimizer, scaler=self.scaler, precision=self.region)
+        return lambda: steps.step(partial(self.task.model.loss, *next(batches)))
 
 
 @contextmanager
 def trainer(name: str, plan: Plan, precision: str) -> Iterator[tuple[Trainer, str]]:
     """A network as it is trained on the plan's device, and "native" or "emulated"."""
-    native = plan.device == "cuda" and has_native_storage()
-    with _storage(plan.device, precision) if native else nullcontext():
+    native = plan.device == "cuda"
+    with stored(precision, native):
         label = "native" if native or precision == "fp32" else "emulated"
         yield Trainer.of(name, plan, plan.device, precision, native), label
+
+
+def stored(precision: str, native: bool) -> storage:
+    """The region in which a network is trained; TF32 is what a GPU makes of stored fp32."""
+    return storage("native" if native else "emulated", tf32=native and precision == "tf32")
 
 
 def measure_step(name: str, plan: Plan, precision: str, memory: int | None = None) -> StepRow:

@@ -156,13 +156,13 @@ def _fidelity(record: Record) -> Table:
     for row in record.fidelity:
         values = sum(one.values for one in row.agreements)
         equal = sum(one.equal for one in row.agreements)
-        losses = [one[-1] for one in (row.first_losses, row.second_losses) if one]
+        losses = [one[-1] for one in (row.first_losses, row.second_losses)]
         rows.add_row(
             f"{row.network}, {row.precision}",
-            row.second or "nothing",
-            f"{values:,}" if values else "",
-            f"{equal / values:.4%}" if values else "",
-            row.parted or ("none" if values else ""),
+            row.second,
+            f"{values:,}",
+            f"{equal / values:.4%}",
+            row.parted or "none",
             " / ".join(f"{loss:.5f}" for loss in losses),
         )
     return rows
@@ -173,9 +173,6 @@ def _left_out(record: Record) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for one in record.left_out:
         by_reason.setdefault(one.why, []).append(one.what)
-    for row in record.fidelity:
-        if row.reason:
-            by_reason.setdefault(row.reason, []).append(f"{row.network}, {row.precision}, twice")
     for step in record.steps:
         if step.energy.reason:
             by_reason.setdefault(step.energy.reason, []).append(f"energy of {_name(step)}")

@@ -73,12 +73,8 @@ def test_products_are_products():
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", fs.models.TASKS)
 def test_steps(name, precision):
-    if zoo.why_not("cuda", precision):
-        return  # not to be measured in this version, see test_bench.py
     found = zoo.measure_step(name, PLAN, precision, memory=2**33)
-    assert found.storage == ("native" if zoo.has_native_storage() else "emulated") or (
-        precision == "fp32" and found.storage == "native"
-    )
+    assert found.storage == "native"
     assert found.peak > 0
     assert found.largest_batch > 0
     host = zoo.measure_step(name, Plan(size="tiny", steps=2, repeats=1, seconds=0.01), "fp32")
@@ -89,7 +85,7 @@ def test_steps(name, precision):
 
 def test_fidelity_says_where_they_part():
     found = fidelity.fidelity("mlp", PLAN, "fp16")
-    assert found.second in ("native, CuPy", "emulated, CuPy")
+    assert found.second == "native, CuPy"
     assert found.agreements
     share = sum(one.equal for one in found.agreements) / sum(one.values for one in found.agreements)
     assert share > 0.9
