@@ -210,6 +210,8 @@ def test_missing_and_unknown_fields():
     document["colour"] = "red"
     with pytest.raises(RecordError, match=r"lacks \['date'\] and has the unknown \['colour'\]"):
         Record.from_dict(document)
+    with pytest.raises(RecordError, match=r"lacks \[\] and has the unknown \['colour'\]"):
+        Record.from_dict(made_up().to_dict() | {"colour": "red"})
 
 
 def test_where_a_gpus_record_goes():
