@@ -42,11 +42,14 @@ def _machine(record: Record) -> str:
         parts.append(f"{device.cores} cores")
     else:
         parts += [f"driver {device.driver or 'unknown'}", f"CUDA {device.cuda}"]
+    if device.memory is not None:
+        parts.append(f"{device.memory / 2**30:.1f} GiB")
     if device.power_limit is not None:
         parts.append(f"at most {device.power_limit:.0f} W")
     parts += [f"{name}: {mhz} MHz" for name, mhz in device.clocks.items()]
     parts += [device.system, f"Python {device.python}"]
     parts += [f"{name} {version}" for name, version in device.versions.items()]
+    parts += [f"{name}={value}" for name, value in device.environment.items()]
     return f"{', '.join(parts)}; {record.date}"
 
 
