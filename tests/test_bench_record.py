@@ -32,7 +32,8 @@ def made_up(kind="cuda"):
     """A record whose numbers nobody has measured: round ones, to be found again in figures."""
     device = Device(
         kind, "made up, not a device", 2**34, "0.0", "0.0 (driver), 0.0", {"sm": 1}, 1.0,
-        "made up", 1, "made up", "3.0", {"OMP_NUM_THREADS": "1"}, {"numpy": "0", "cupy": "0", "torch": "0"},
+        "made up", 1, "made up", "3.0", {"OMP_NUM_THREADS": "1"},
+        {"numpy": "0", "cupy": "0", "torch": "0"},
     )  # fmt: skip
     storage = "native" if kind == "cuda" else "emulated"
     energy = Energy(2.0, 100.0, 2.0, 100) if kind == "cuda" else Energy(reason="made-up reason")
@@ -304,6 +305,7 @@ def test_tables(capsys):
     assert "x our" in said
     assert "0.50" in said
     assert "layers.0: linear, activation" in said
+    assert "1.0e-03" in said
     assert "Not measured: mlp, tf32: a made-up reason" in said
     print_record(made_up("cpu"))
     said = capsys.readouterr().out

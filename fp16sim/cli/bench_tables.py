@@ -31,6 +31,8 @@ def print_record(record: Record) -> None:
         out.print(_sweeps(record))
     if record.fidelity:
         out.print(_fidelity(record))
+        if any(one.equal < one.values for row in record.fidelity for one in row.agreements):
+            out.print(_differences(record))
     for line in _left_out(record):
         out.print(line, markup=False)
 
@@ -168,6 +170,25 @@ def _fidelity(record: Record) -> Table:
             row.parted or ("none" if values else ""),
             " / ".join(f"{loss:.5f}" for loss in losses),
         )
+    return rows
+
+
+def _differences(record: Record) -> Table:
+    """Primitives that did not store the same bits everywhere."""
+    rows = table(
+        "What was not the same in the first step (largest: difference over the largest value)",
+        "network", "primitive", "values", "same bits", "largest",
+    )  # fmt: skip
+    for row in record.fidelity:
+        for one in row.agreements:
+            if one.equal < one.values:
+                rows.add_row(
+                    f"{row.network}, {row.precision}",
+                    f"{one.op}, {one.role}",
+                    f"{one.values:,}",
+                    f"{one.share:.4%}",
+                    f"{one.largest:.1e}",
+                )
     return rows
 
 
