@@ -267,12 +267,16 @@ class TestEnergy:
 
 
 class TestDevice:
-    def test_this_machine(self):
+    def test_this_machine(self, monkeypatch):
+        monkeypatch.setenv("OMP_NUM_THREADS", "17")
+        monkeypatch.delenv("CUPY_TF32", raising=False)
         here = device.describe("cpu")
         assert here.kind == "cpu"
         assert here.name
         assert here.versions["numpy"] == np.__version__
         assert here.power_limit is None
+        assert here.environment["OMP_NUM_THREADS"] == "17"
+        assert "CUPY_TF32" not in here.environment
         assert device.missing("cpu") == ""
 
     def test_without_a_gpu_what_is_missing_is_said(self, monkeypatch):

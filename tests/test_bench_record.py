@@ -32,7 +32,8 @@ def made_up(kind="cuda"):
     """A record whose numbers nobody has measured: round ones, to be found again in figures."""
     device = Device(
         kind, "made up, not a device", 2**34, "0.0", "0.0 (driver), 0.0", {"sm": 1}, 1.0,
-        "made up", 1, "made up", "3.0", {"numpy": "0", "cupy": "0", "torch": "0"},
+        "made up", 1, "made up", "3.0", {"OMP_NUM_THREADS": "1"},
+        {"numpy": "0", "cupy": "0", "torch": "0"},
     )  # fmt: skip
     storage = "native" if kind == "cuda" else "emulated"
     energy = Energy(2.0, 100.0, 2.0, 100) if kind == "cuda" else Energy(reason="made-up reason")
@@ -210,6 +211,8 @@ def test_missing_and_unknown_fields():
     document["colour"] = "red"
     with pytest.raises(RecordError, match=r"lacks \['date'\] and has the unknown \['colour'\]"):
         Record.from_dict(document)
+    with pytest.raises(RecordError, match=r"lacks \[\] and has the unknown \['colour'\]"):
+        Record.from_dict(made_up().to_dict() | {"colour": "red"})
 
 
 def test_where_a_gpus_record_goes():
@@ -295,12 +298,14 @@ def test_tables(capsys):
     print_record(made_up())
     said = capsys.readouterr().out
     assert "made up, not a device" in said
-    assert "at most 1 W" in said
+    assert "16.0 GiB, at most 1 W" in " ".join(said.split())
+    assert "OMP_NUM_THREADS=1" in " ".join(said.split())
     for cell in ("mlp, tf32, 10", "10.0", "9.0-12.0", "1,000", "2.0", "100", "4,000", "99.0000%"):
         assert cell in said, cell
     assert "x our" in said
     assert "0.50" in said
     assert "layers.0: linear, activation" in said
+    assert "1.0e-03" in said
     assert "Not measured: mlp, tf32: a made-up reason" in said
     print_record(made_up("cpu"))
     said = capsys.readouterr().out

@@ -23,6 +23,12 @@ from fp16sim.bench.energy import NoCounterError, handle
 #: packages whose versions are told if they are installed
 PACKAGES = ("fp16sim", "numpy", "numba", "cupy", "nvidia-ml-py", "torch")
 
+#: variables of the environment that change times or results
+SETTINGS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
+    "CUPY_TF32", "CUPY_ACCELERATORS", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Device:
@@ -45,6 +51,8 @@ class Device:
     cores: int | None
     system: str
     python: str
+    #: those of ``SETTINGS`` that are set
+    environment: dict[str, str]
     #: by package
     versions: dict[str, str]
 
@@ -75,7 +83,10 @@ def host() -> dict[str, Any]:
 
 def describe(device: str) -> Device:
     """All that is known of a device of this machine, "cpu" or "cuda"."""
-    around = host() | {"versions": _versions(PACKAGES)}
+    around = host() | {
+        "environment": {name: os.environ[name] for name in SETTINGS if name in os.environ},
+        "versions": _versions(PACKAGES),
+    }
     if one_of("device", device, DEVICES) == "cpu":
         return Device(
             "cpu", around["processor"] or around["system"], _host_memory(), "", "", {}, None,

@@ -31,6 +31,8 @@ def print_record(record: Record) -> None:
         out.print(_sweeps(record))
     if record.fidelity:
         out.print(_fidelity(record))
+        if any(one.equal < one.values for row in record.fidelity for one in row.agreements):
+            out.print(_differences(record))
     for line in _left_out(record):
         out.print(line, markup=False)
 
@@ -42,11 +44,14 @@ def _machine(record: Record) -> str:
         parts.append(f"{device.cores} cores")
     else:
         parts += [f"driver {device.driver or 'unknown'}", f"CUDA {device.cuda}"]
+    if device.memory is not None:
+        parts.append(f"{device.memory / 2**30:.1f} GiB")
     if device.power_limit is not None:
         parts.append(f"at most {device.power_limit:.0f} W")
     parts += [f"{name}: {mhz} MHz" for name, mhz in device.clocks.items()]
     parts += [device.system, f"Python {device.python}"]
     parts += [f"{name} {version}" for name, version in device.versions.items()]
+    parts += [f"{name}={value}" for name, value in device.environment.items()]
     return f"{', '.join(parts)}; {record.date}"
 
 
@@ -165,6 +170,25 @@ def _fidelity(record: Record) -> Table:
             row.parted or "none",
             " / ".join(f"{loss:.5f}" for loss in losses),
         )
+    return rows
+
+
+def _differences(record: Record) -> Table:
+    """Primitives that did not store the same bits everywhere."""
+    rows = table(
+        "What was not the same in the first step (largest: difference over the largest value)",
+        "network", "primitive", "values", "same bits", "largest",
+    )  # fmt: skip
+    for row in record.fidelity:
+        for one in row.agreements:
+            if one.equal < one.values:
+                rows.add_row(
+                    f"{row.network}, {row.precision}",
+                    f"{one.op}, {one.role}",
+                    f"{one.values:,}",
+                    f"{one.share:.4%}",
+                    f"{one.largest:.1e}",
+                )
     return rows
 
 
