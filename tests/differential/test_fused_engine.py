@@ -15,18 +15,22 @@ F = fs.functional
 @pytest.fixture
 def fused(launchers, monkeypatch):  # noqa: F811
     """NumPy's arrays count as a GPU's; which kernels were asked for."""
-    gpu, _ = launchers
+    gpu, normalise, _ = launchers
     used = []
 
     class Spy:
+        def __init__(self, kernels=gpu):
+            self.kernels = kernels
+
         def __getattr__(self, name):
             used.append(name)
-            return getattr(gpu, name)
+            return getattr(self.kernels, name)
 
     for module in (sys.modules["fp16sim.autograd.primitive"], conv):
         monkeypatch.setattr(module, "is_on_gpu", lambda x: isinstance(x, np.ndarray))
     for module in (on_gpu, conv):
         monkeypatch.setattr(module, "_gpu", Spy)
+    monkeypatch.setattr(on_gpu, "_normalise", lambda: Spy(normalise))
     return used
 
 

@@ -12,7 +12,7 @@ from fp16sim import on_device
 
 @pytest.fixture
 def device(launchers, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(on_device, "_kernels", lambda: launchers[1])
+    monkeypatch.setattr(on_device, "_kernels", lambda: launchers[2])
     monkeypatch.setattr(on_device, "is_on_gpu", lambda x: isinstance(x, np.ndarray))
 
 
@@ -76,7 +76,9 @@ def test_the_steps_of_train_step(device, optimizer, low):
     assert_alike(task.model, other.model)
 
 
-@pytest.mark.parametrize("scaler", [None, fs.NoScaler(), fs.StaticScaler(128.0)], ids=str)
+@pytest.mark.parametrize(
+    "scaler", [None, fs.NoScaler(), fs.StaticScaler(128.0)], ids=["none", "off", "static"]
+)
 def test_without_a_dynamic_scale(device, scaler):
     task, moves = setup("adam")
     other, others = setup("adam")

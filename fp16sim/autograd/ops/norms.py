@@ -79,7 +79,8 @@ def layer_norm(x: Array, *parameters: Array, axes: Axes, eps: float) -> Any:
 
 def _scaled(normal: Array, parameters: tuple[Array, ...]) -> Array:
     """normal · weight + bias, as far as these are given."""
-    y = normal * parameters[0] if parameters else normal
+    # A view: what backward reads is not what is rounded and stored.
+    y = normal * parameters[0] if parameters else normal.view()
     if len(parameters) == 2:
         y += parameters[1]
     return y

@@ -26,6 +26,10 @@ def _gpu() -> Any:
     return importlib.import_module("fp16sim.kernels.fused.gpu")
 
 
+def _normalise() -> Any:
+    return importlib.import_module("fp16sim.kernels.fused.normalise")
+
+
 # --- functions of one number ---------------------------------------------------------------------
 
 
@@ -89,14 +93,14 @@ def _over_last(name: str, x: Array, *parameters: Array, axes: tuple[int, ...], e
         return None
     width = math.prod(x.shape[x.ndim - len(axes) :])
     flat = (part.reshape(-1) for part in parameters)
-    y, normal = getattr(_gpu(), name)(x.reshape(-1, width), *flat, eps=eps)
+    y, normal = getattr(_normalise(), name)(x.reshape(-1, width), *flat, eps=eps)
     return y.reshape(x.shape), (normal, [part.shape for part in parameters])
 
 
 def _group_norm(x: Array, *parameters: Array, groups: int, eps: float) -> Any:
     if not x.size:
         return None
-    y, normal = _gpu().group_norm(x, groups, *parameters, eps=eps)
+    y, normal = _normalise().group_norm(x, groups, *parameters, eps=eps)
     return y, (normal, [part.shape for part in parameters])
 
 
@@ -105,11 +109,12 @@ def _of_norm(g: Array, normal: Any, shapes: list[tuple[int, ...]]) -> Any:
 
     def of_parameter(place: int) -> Array:
         if not both:
-            both.append(_gpu().norm_parameters_backward(g.reshape(normal.x.shape), normal))
+            both.append(_normalise().norm_parameters_backward(rows, normal))
         slope: Array = both[0][place].reshape(shapes[place])
         return slope
 
-    of_input = lambda: _gpu().norm_backward(g.reshape(normal.x.shape), normal).reshape(g.shape)
+    rows = g.reshape(normal.x.shape)
+    of_input = lambda: _normalise().norm_backward(rows, normal).reshape(g.shape)
     return (of_input, *(partial(of_parameter, place) for place in range(len(shapes))))
 
 
