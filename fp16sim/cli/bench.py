@@ -93,11 +93,7 @@ def bench(
     where = _device(device)
     size = size or ("tiny" if fast else "gpu" if where == "cuda" else "laptop")
     precisions = precisions or (PRECISIONS if where == "cuda" else ("fp32", "fp16"))
-    quick = (
-        {"steps": 3, "repeats": 7, "seconds": 0.1, "energy_seconds": 0.5, "turns": 2}
-        if fast
-        else {}
-    )
+    quick = {"steps": 3, "repeats": 7, "seconds": 0.1, "turns": 2} if fast else {}
     try:
         plan = Plan(
             tuple(dict.fromkeys(names)) or tuple(TASKS), size, where,
