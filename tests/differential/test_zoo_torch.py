@@ -309,7 +309,8 @@ def test_every_module_in_fp16_gives_torchs_bits(name):
     assert least(parameters) > 0.95
     assert mean(parameters) > 0.99
     assert largest_difference(outputs, gradients, parameters) <= 1
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    # Of the network's own last output, in which a rounding may have turned: 3e-6 on an Intel CPU.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", fs.models.TASKS)
@@ -325,7 +326,7 @@ def test_every_module_in_fp16_is_close_to_torchs_cpu_kernels(name):
     assert mean(gradients) > 0.75
     assert mean(parameters) > 0.7
     assert largest_difference(outputs, gradients, parameters) <= 4
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 #: the share of equal bits in the output of the whole network that is asked for. One rounding that
