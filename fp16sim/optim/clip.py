@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from fp16sim.arguments import real
 from fp16sim.autograd import Tensor
-from fp16sim.backend import Array, carried, namespace_of
+from fp16sim.backend import Array, carried, is_on_gpu, namespace_of
 from fp16sim.events import Origin
 from fp16sim.rounding import store
 
@@ -37,7 +38,8 @@ def clip_grad_norm_(
         raise TypeError(f"error_if_nonfinite must be True or False, got {error_if_nonfinite!r}")
     with_gradient = _with_gradient(params)
     with np.errstate(all="ignore"):
-        norm = math.sqrt(sum(_sum_of_squares(gradient) for _, gradient in with_gradient))
+        # A GPU is waited for once, for the sum of all.
+        norm = math.sqrt(float(sum(_sum_of_squares(gradient) for _, gradient in with_gradient)))
         if error_if_nonfinite and not math.isfinite(norm):
             raise RuntimeError(
                 f"the norm of the gradients is {norm}, so they cannot be clipped by it; to go on "
@@ -74,8 +76,12 @@ def _with_gradient(params: Iterable[Tensor] | Tensor) -> list[tuple[Tensor, Arra
     return [(p, carried(p.gradient)) for p in tensors if p.gradient is not None]
 
 
-def _sum_of_squares(gradient: Array) -> float:
+def _sum_of_squares(gradient: Array) -> Any:
+    """A number; of a GPU's array, an array of one value that is there."""
     flat = gradient.reshape(-1)
+    if is_on_gpu(flat):
+        wide = flat.astype(np.float64)
+        return wide @ wide
     total = 0.0
     for start in range(0, flat.size, BLOCK):
         block = flat[start : start + BLOCK].astype(np.float64)
