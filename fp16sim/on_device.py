@@ -26,6 +26,7 @@ from fp16sim import events
 from fp16sim.autograd import Tensor
 from fp16sim.backend import Array, is_on_gpu, namespace_of, to_host
 from fp16sim.formats import FP32
+from fp16sim.functional.checks import trusted
 from fp16sim.optim import SGD, Adam, AdamW, Optimizer
 from fp16sim.precision import autocast
 from fp16sim.scaling import GradScaler
@@ -36,7 +37,8 @@ class Steps:
 
     They do what ``training.train_step`` does, with these differences: weights are changed in
     place; the optimiser and the scaler that were given learn of it when ``finish`` is called; a
-    scale that falls to nothing is not an error but ends in skipped steps.
+    scale that falls to nothing is not an error but ends in skipped steps; and indices and targets
+    that are on the GPU already are looked at in the first step only, as that is to wait for it.
 
     optimizer: an ``SGD``, ``Adam`` or ``AdamW`` with moments in fp32, whose parameters are all on
         the GPU, in fp32 or, with ``master_weights``, in fp16 or bf16. Its learning rate is read at
@@ -58,6 +60,7 @@ class Steps:
         self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._moved = [i for i, p in enumerate(optimizer.params) if p.requires_grad]
         self._asked = 0  # steps since the optimiser's own count
+        self._begun = False
         xp = namespace_of(optimizer.params[0].data)
         counts = {state.get("step", 0) for state in optimizer.state} or {0}
         if len(counts) > 1:
@@ -97,8 +100,13 @@ class Steps:
         if events.observed():
             raise RuntimeError("nothing can be watched on the device: use training.train_step")
         self._optimizer.zero_grad()
-        with self._precision:
-            loss = loss_of()
+        token = trusted.set(self._begun)
+        try:
+            with self._precision:
+                loss = loss_of()
+        finally:
+            trusted.reset(token)
+        self._begun = True
         (loss if self._scale is None else loss * Tensor(self._scale.reshape(()))).backward()
         self._asked += 1
         self._update()

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from conftest import assert_same_bits
+from native_checks import CHECKS
 from test_autograd import RULES
 
 import fp16sim as fs
@@ -163,6 +164,13 @@ def test_products_are_given_what_is_kept(monkeypatch):
         F.scaled_dot_product_attention(x, w, w).sum().backward()
     assert len(seen) == 3 + 6
     assert set(seen) == {(np.dtype(np.float16),) * 2}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_traps(name):
+    """As tests/gpu/test_native_gpu.py has them of a GPU."""
+    with fs.storage("native"):
+        CHECKS[name]("cpu")
 
 
 def test_one_storage_meets_the_other():

@@ -18,6 +18,7 @@ from test_autograd import RULES
 import fp16sim as fs
 from fp16sim import backend
 from fp16sim.autograd.ops import shape
+from fp16sim.functional import checks
 from fp16sim.optim import schedules
 from fp16sim.scaling import GradScaler
 from fp16sim.training import Run
@@ -300,6 +301,22 @@ def both_tasks(name):
     on_gpu, on_host = (fs.models.task(name, "tiny") for _ in range(2))
     assert on_gpu.model.to("cuda") is on_gpu.model
     return on_gpu, on_host
+
+
+def test_targets_on_the_gpu_may_be_trusted():
+    """To look at them is to wait for the GPU; those on the host cost nothing to look at."""
+    logits = fs.Tensor(as_strict(np.zeros((2, 3), np.float32)))
+    token = checks.trusted.set(True)
+    try:
+        F.cross_entropy(logits, as_strict(np.array([0, 2])), ignore_index=2)
+        taken = checks.integers(as_strict(np.array([0, 7])), "target", logits, 3)
+        assert taken.get().tolist() == [0, 7]
+        with pytest.raises(ValueError, match="target has the value 7"):
+            checks.integers(np.array([0, 7]), "target", logits, 3)
+    finally:
+        checks.trusted.reset(token)
+    with pytest.raises(ValueError, match="target has the value 7"):
+        checks.integers(as_strict(np.array([0, 7])), "target", logits, 3)
 
 
 class TestZoo:

@@ -8,6 +8,7 @@ from test_fused_source import launchers  # noqa: F401 - a fixture
 
 import fp16sim as fs
 from fp16sim import on_device
+from fp16sim.functional.checks import trusted
 
 
 @pytest.fixture
@@ -91,6 +92,23 @@ def test_without_a_dynamic_scale(device, scaler):
         assert loss.item() == pytest.approx(expected.loss, rel=1e-5)
     assert steps.finish() == 0
     assert_alike(task.model, other.model)
+
+
+def test_values_are_looked_at_once(device):
+    task, moves = setup("sgd")
+    steps, seen = on_device.Steps(moves), []
+
+    def loss_of():
+        seen.append(trusted.get())
+        return task.model.loss(*task.batch(0))
+
+    for _ in range(3):
+        steps.step(loss_of)
+    assert seen == [False, True, True]
+    assert not trusted.get()
+    with pytest.raises(ZeroDivisionError):
+        steps.step(lambda: 1 / 0)
+    assert not trusted.get()
 
 
 def test_a_learning_rate_that_moves(device):

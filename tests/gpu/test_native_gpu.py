@@ -1,0 +1,92 @@
+"""Networks in true fp16 on a GPU: the traps, the emulation beside it, and steps without waiting."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from native_checks import CHECKS
+
+import fp16sim as fs
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_traps(name):
+    CHECKS[name]("cuda")
+
+
+def trained(name, preset, device, kind, steps=3):
+    task = fs.models.task(name, "tiny", seed=0)
+    task.model.to(device)
+    preset.prepare_training(task.model, task.optimizer)
+    scaler = preset.scaler()
+    with fs.storage(kind):
+        losses = [
+            task.train_step(i, precision=preset.region(), scaler=scaler).loss for i in range(steps)
+        ]
+    return task.model, losses
+
+
+@pytest.mark.parametrize("preset", ["O0", "amp", "amp_bf16", "O2"])
+@pytest.mark.parametrize("name", fs.models.TASKS)
+def test_a_network_learns_what_the_emulation_learns(name, preset):
+    preset = getattr(fs.presets, preset)
+    model, losses = trained(name, preset, "cuda", "native")
+    other, expected = trained(name, preset, "cpu", "emulated")
+    bound = 1e-4 if preset.compute is fs.FP32 else 2e-2
+    assert losses == pytest.approx(expected, rel=bound)
+    for x, y in zip(model.parameters(), other.parameters(), strict=True):
+        assert abs(x.numpy() - y.numpy()).max() <= 10 * bound * abs(y.numpy()).max()
+
+
+@pytest.mark.parametrize("name", fs.models.TASKS)
+def test_native_and_emulated_on_the_gpu(name):
+    _, losses = trained(name, fs.presets.amp, "cuda", "native")
+    _, others = trained(name, fs.presets.amp, "cuda", "emulated")
+    assert losses == pytest.approx(others, rel=2e-2)
+
+
+@pytest.mark.parametrize("name", ["mlp", "gpt", "yolo"])
+def test_steps_that_nobody_waits_for(name):
+    def setup():
+        task = fs.models.task(name, "tiny", seed=0)
+        task.model.to("cuda")
+        return task, fs.GradScaler(init_scale=2.0**28, growth_interval=3)
+
+    task, scaler = setup()
+    steps = fs.on_device.Steps(task.optimizer, scaler=scaler, precision=fs.autocast("fp16"))
+    for i in range(20):
+        steps.step(partial(task.model.loss, *task.batch(i)))
+    skipped = steps.finish()
+    other, reference = setup()
+    found = [
+        fs.training.train_step(
+            partial(other.model.loss, *other.batch(i)), other.optimizer,
+            precision=fs.autocast("fp16"), scaler=reference,
+        ).skipped
+        for i in range(20)
+    ]  # fmt: skip
+    assert abs(skipped - sum(found)) <= 1
+    assert scaler.get_scale() in (reference.get_scale() * f for f in (0.5, 1, 2))
+    for x, y in zip(task.model.parameters(), other.model.parameters(), strict=True):
+        assert abs(x.numpy() - y.numpy()).max() <= 0.1 * max(abs(y.numpy()).max(), 1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_products_in_every_layout(dtype):
+    import cupy
+    import ml_dtypes
+
+    from fp16sim.kernels import gemm
+
+    kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}.get(dtype, np.float32)
+    rng = np.random.default_rng(0)
+    for turned_left in (False, True):
+        for turned_right in (False, True):
+            for batch in ((), (3,), (2, 3)):
+                sides = []
+                for rows, columns, turned in ((5, 8, turned_left), (8, 7, turned_right)):
+                    shape = (*batch, columns, rows) if turned else (*batch, rows, columns)
+                    x = cupy.asarray(rng.integers(-4, 5, shape).astype(np.float32).astype(kind))
+                    sides.append(x.swapaxes(-1, -2) if turned else x)
+                expected = np.matmul(*(cupy.asnumpy(x).astype(np.float32) for x in sides))
+                np.testing.assert_array_equal(gemm.product(*sides).get(), expected)
