@@ -71,8 +71,48 @@ def to_device(array: Array, device: str) -> Array:
     """
     if one_of("device", device, DEVICES) == device_of(array):
         return array
-    moved: Array = to_host(array) if device == "cpu" else _cupy().asarray(array)
+    if device == "cpu":
+        return to_host(array)
+    kept = _constants.get()
+    moved: Array = _cupy().asarray(array) if kept is None else kept.on_gpu(array)
     return moved
+
+
+class Constants:
+    """Arrays that were copied to the GPU, by their values: the same need not be copied again.
+
+    Sealed, it copies nothing any more: a recorded step must find all it needs on the GPU.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[bytes, str, tuple[int, ...]], Array] = {}
+        self.sealed = False
+
+    def on_gpu(self, array: Array) -> Array:
+        """The values on the GPU, not to be changed. Raises RuntimeError if sealed and not there."""
+        key = array.tobytes(), array.dtype.name, array.shape
+        if key not in self._arrays:
+            if self.sealed:
+                raise RuntimeError(
+                    f"a recorded step copies an array {array.shape} of {array.dtype} from the host "
+                    "that it did not copy before: batches must be arrays on the GPU, which are "
+                    "written to, and what is drawn at random (dropout) cannot be recorded"
+                )
+            self._arrays[key] = _cupy().asarray(array)
+        return self._arrays[key]
+
+
+_constants: ContextVar[Constants | None] = ContextVar("constants", default=None)
+
+
+@contextmanager
+def remembering(constants: Constants) -> Iterator[None]:
+    """In the block what is copied to the GPU comes from, and goes to, these constants."""
+    token = _constants.set(constants)
+    try:
+        yield
+    finally:
+        _constants.reset(token)
 
 
 def _cupy() -> ModuleType:

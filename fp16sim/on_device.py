@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +25,17 @@ import numpy as np
 
 from fp16sim import events
 from fp16sim.autograd import Tensor
-from fp16sim.backend import Array, is_on_gpu, namespace_of, to_host
+from fp16sim.backend import (
+    Array,
+    Constants,
+    is_on_gpu,
+    namespace_of,
+    remembering,
+    to_host,
+)
 from fp16sim.formats import FP32
 from fp16sim.functional.checks import trusted
+from fp16sim.nn import Module
 from fp16sim.optim import SGD, Adam, AdamW, Optimizer
 from fp16sim.precision import autocast
 from fp16sim.scaling import GradScaler
@@ -97,6 +106,12 @@ class Steps:
         Raises RuntimeError inside of ``watch``, which has to see every value: use ``train_step``;
         ValueError if a parameter has no gradient.
         """
+        loss = self._differentiated(loss_of)
+        self._update(self._table())
+        return loss.detach()
+
+    def _differentiated(self, loss_of: Callable[[], Tensor]) -> Tensor:
+        """Forward and backward: new gradients, and the loss."""
         if events.observed():
             raise RuntimeError("nothing can be watched on the device: use training.train_step")
         self._optimizer.zero_grad()
@@ -108,13 +123,22 @@ class Steps:
             trusted.reset(token)
         self._begun = True
         (loss if self._scale is None else loss * Tensor(self._scale.reshape(()))).backward()
-        self._asked += 1
-        self._update()
-        return loss.detach()
+        return loss
 
-    def _update(self) -> None:
+    def record(self, loss_of: Callable[[], Tensor], model: Module | None = None) -> Recorded:
+        """Forward and backward as a CUDA graph, which starts with one command to the GPU.
+
+        loss_of: always the same computation, on a batch in arrays on the GPU that the caller
+            writes new values to. It may draw nothing at random. model: whose buffers, running
+            statistics, are moved by it; None if there are none.
+
+        Nothing is changed by recording. Raises RuntimeError for steps that need the host.
+        """
+        return Recorded(self, loss_of, model)
+
+    def _update(self, table: Any) -> None:
         kernels, optimizer = _kernels(), self._optimizer
-        table = self._table(kernels)
+        self._asked += 1
         found, inverse = None, None
         if self._scaler is not None:
             found, inverse = self._found, self._inverse
@@ -143,8 +167,8 @@ class Steps:
                 min_scale=rule.min_scale, max_scale=rule.max_scale,
             )  # fmt: skip
 
-    def _table(self, kernels: Any) -> Any:
-        optimizer = self._optimizer
+    def _table(self) -> Any:
+        kernels, optimizer = _kernels(), self._optimizer
         params = [optimizer.params[i] for i in self._moved]
         states = [optimizer.state[i] for i in self._moved]
         for i, p in zip(self._moved, params, strict=True):
@@ -177,6 +201,80 @@ class Steps:
             numbers = {name: to_host(x)[0].item() for name, x in fields.items()}
             self._scaler._state = replace(self._scaler._state, **numbers)
         return skipped
+
+
+class Recorded:
+    """A step whose forward and backward pass are recorded; see ``Steps.record``."""
+
+    #: passes before the recording, in which kernels are compiled, and memory and constants made
+    WARM_UP = 2
+
+    def __init__(
+        self, steps: Steps, loss_of: Callable[[], Tensor], model: Module | None = None
+    ) -> None:
+        if not isinstance(model, Module | None):
+            raise TypeError(f"model must be a Module or None, got {model!r}")
+        self._steps, self._constants = steps, Constants()
+        self._buffers = [] if model is None else [b for _, b in model.named_buffers()]
+        own = [buffer.data for buffer in self._buffers]
+        before = [array.copy() for array in own]
+
+        def body() -> Tensor:
+            loss = steps._differentiated(loss_of)
+            for buffer, array in zip(self._buffers, own, strict=True):
+                if buffer.data is not array:  # the recording always finds it in the same place
+                    array[...] = buffer.data
+                    buffer.data = array
+            return loss.detach()
+
+        self._place = _Place()
+        with self._place, remembering(self._constants):
+            for _ in range(self.WARM_UP):
+                body()
+            self._constants.sealed = True
+            self._graph, self._loss = self._place.recorded(body)
+            for array, values in zip(own, before, strict=True):
+                array[...] = values
+        self._table = steps._table()  # where the gradients will be found
+
+    def step(self) -> Tensor:
+        """One step; returns the loss before scaling, which is not waited for."""
+        with self._place:
+            self._graph.launch()
+            loss = Tensor(self._loss)
+            self._steps._update(self._table)
+        return loss
+
+
+class _Place:
+    """A stream, ordered with the default one, and memory that nobody else is given."""
+
+    def __init__(self) -> None:
+        cupy = importlib.import_module("cupy")
+        self._stream = cupy.cuda.Stream()
+        self._pool = cupy.cuda.MemoryPool()
+        self._allocator = cupy.cuda.using_allocator
+        self._inside: ExitStack | None = None
+
+    def __enter__(self) -> None:
+        self._inside = ExitStack()
+        self._inside.enter_context(self._allocator(self._pool.malloc))
+        self._inside.enter_context(self._stream)
+
+    def __exit__(self, *error: Any) -> None:
+        if self._inside is not None:
+            self._inside.__exit__(*error)
+
+    def recorded(self, body: Callable[[], Tensor]) -> tuple[Any, Tensor]:
+        """A graph of what ``body`` asks of the GPU, and its result, whose values come later."""
+        self._stream.begin_capture()
+        try:
+            result = body()
+        except BaseException:
+            with suppress(Exception):  # that the recording is broken is known
+                self._stream.end_capture()
+            raise
+        return self._stream.end_capture(), result
 
 
 def _kernels() -> Any:

@@ -15,10 +15,10 @@ def test_public_names():
     blocks += " encode_blocks decode_blocks"
     engine = "arith status_flags Tensor no_grad check_gradients autocast GradScaler watch primitive"
     engine += " StaticScaler NoScaler"
-    engine += " memory_report"
+    engine += " memory_report storage"
     sums = "Accumulator matmul dot sum mean tensorcore"
     modules = "testing functional nn optim scaling training data models metrics checkpoint"
-    modules += " presets recipes"
+    modules += " presets recipes on_device"
     assert set(fs.__all__) == set(f"{formats} {blocks} {engine} {sums} {modules}".split())
     assert all(hasattr(fs, name) for name in fs.__all__)
 

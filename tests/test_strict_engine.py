@@ -319,6 +319,32 @@ def test_targets_on_the_gpu_may_be_trusted():
         checks.integers(as_strict(np.array([0, 7])), "target", logits, 3)
 
 
+@pytest.mark.parametrize("name", fs.models.TASKS)
+def test_a_second_pass_copies_nothing_from_the_host(name):
+    """Numbers, positions, places of windows: all was there already, which a recording wants."""
+    task = fs.models.task(name, "tiny", seed=0)
+    task.model.to("cuda")
+    constants = backend.Constants()
+    for step in range(2):
+        batch = [as_strict(array) for array in task.batch(step)]
+        with backend.remembering(constants), fs.autocast("fp16"):
+            task.model.loss(*batch).backward()
+        constants.sealed = True
+    with backend.remembering(constants), pytest.raises(RuntimeError, match="must be arrays on the"):
+        task.model.loss(*task.batch(2))
+    task.model.loss(*task.batch(2))  # without, everything is copied
+
+
+def test_what_is_drawn_cannot_be_recorded():
+    x, constants = fs.Tensor(as_strict(np.ones((3, 50), np.float32))), backend.Constants()
+    rng = np.random.default_rng(0)
+    with backend.remembering(constants):
+        F.dropout(x, 0.5, rng=rng)
+        constants.sealed = True
+        with pytest.raises(RuntimeError, match="drawn at random"):
+            F.dropout(x, 0.5, rng=rng)
+
+
 class TestZoo:
     @pytest.mark.parametrize("settings", [plain, mixed])
     @pytest.mark.parametrize("name", fs.models.TASKS)

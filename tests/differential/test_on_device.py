@@ -1,9 +1,11 @@
 """Steps that a GPU decides by itself, its kernels run on the host, against ``train_step``."""
 
+import types
 from functools import partial
 
 import numpy as np
 import pytest
+from conftest import assert_same_bits
 from test_fused_source import launchers  # noqa: F401 - a fixture
 
 import fp16sim as fs
@@ -118,6 +120,69 @@ def test_a_learning_rate_that_moves(device):
     steps.step(lambda: task.model.loss(*task.batch(0)))
     for name, value in task.model.state_dict().items():
         assert (value.numpy() == before[name].numpy()).all()
+
+
+class HostPlace:
+    """A recording is made by running the body, and played by running it to the same arrays."""
+
+    def __init__(self, params):
+        self.params = params
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, *_):
+        pass
+
+    def recorded(self, body):
+        result = body()
+        gradients = [p.gradient for p in self.params]
+
+        def launch():
+            again = body()
+            result.data[...] = again.data
+            for p, gradient in zip(self.params, gradients, strict=True):
+                gradient[...] = p.gradient
+                p.gradient = None  # what is read must be the recording's
+
+        return types.SimpleNamespace(launch=launch), result
+
+
+@pytest.mark.parametrize("name", ["mlp", "yolo"])  # the second has running statistics
+def test_a_recorded_step(device, monkeypatch, name):
+    def setup():
+        task = fs.models.task(name, "tiny", seed=0)
+        moves = fs.optim.AdamW(task.model.parameters(), 1e-3)
+        scaler = fs.GradScaler(init_scale=2.0**24, growth_interval=3)
+        steps = on_device.Steps(moves, scaler=scaler, precision=fs.autocast("fp16"))
+        return task, moves, scaler, steps
+
+    task, moves, scaler, steps = setup()
+    other, _, reference, others = setup()
+    monkeypatch.setattr(on_device, "_Place", lambda: HostPlace(moves.params))
+    batch = [array.copy() for array in task.batch(7)]
+    before = task.model.state_dict()
+    recorded = steps.record(lambda: task.model.loss(*batch), task.model)
+    for path, value in task.model.state_dict().items():
+        assert_same_bits(value.numpy(), before[path].numpy())
+    for i in range(12):
+        for array, new in zip(batch, task.batch(i), strict=True):
+            array[...] = new
+        loss = recorded.step()
+        expected = others.step(partial(other.model.loss, *other.batch(i)))
+        assert loss.item() == expected.item()
+    assert steps.finish() == others.finish() > 0
+    assert scaler.state_dict() == reference.state_dict()
+    pairs = zip(task.model.named_tensors(), other.model.named_tensors(), strict=True)
+    for (_, x), (_, y) in pairs:
+        assert_same_bits(x.numpy(), y.numpy())
+    steps.step(partial(task.model.loss, *batch))  # not recorded, in between
+
+
+def test_bad_models_are_refused(device):
+    _, moves = setup("sgd")
+    with pytest.raises(TypeError, match="model must be a Module or None, got 3"):
+        on_device.Steps(moves).record(lambda: None, 3)
 
 
 def test_refusals(device, monkeypatch):

@@ -90,3 +90,26 @@ def test_products_in_every_layout(dtype):
                     sides.append(x.swapaxes(-1, -2) if turned else x)
                 expected = np.matmul(*(cupy.asnumpy(x).astype(np.float32) for x in sides))
                 np.testing.assert_array_equal(gemm.product(*sides).get(), expected)
+
+
+@pytest.mark.parametrize("name", ["mlp", "gpt", "yolo", "unet"])
+def test_a_recorded_step_is_the_step(name):
+    import cupy
+
+    def setup():
+        task = fs.models.task(name, "tiny", seed=0)
+        task.model.to("cuda")
+        region, scaler = fs.autocast("fp16"), fs.GradScaler()
+        return task, fs.on_device.Steps(task.optimizer, scaler=scaler, precision=region)
+
+    task, steps = setup()
+    other, others = setup()
+    batch = [cupy.asarray(array) for array in task.batch(0)]
+    recorded = steps.record(lambda: task.model.loss(*batch), task.model)
+    for i in range(10):
+        for array, new in zip(batch, task.batch(i), strict=True):
+            array[...] = cupy.asarray(new)
+        loss = recorded.step()
+        expected = others.step(partial(other.model.loss, *map(cupy.asarray, other.batch(i))))
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert steps.finish() == others.finish()

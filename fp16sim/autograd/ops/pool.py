@@ -8,7 +8,7 @@ import numpy as np
 
 from fp16sim.autograd.ops.conv import Geometry, Pair
 from fp16sim.autograd.primitive import primitive
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, device_of, namespace_of, to_device
 
 
 def _padded(x: Array, padding: Pair, value: float) -> Array:
@@ -129,6 +129,11 @@ def _rounds(places: Any) -> list[tuple[Any, Any]]:
     return [(places[one], one) for one in outputs]
 
 
+def _there(array: Any, like: Array) -> Array:
+    """A small array of the host's beside another one."""
+    return to_device(array, device_of(like))
+
+
 def _along(axis: int, places: Any) -> tuple[Any, ...]:
     return (slice(None),) * axis + (places,)
 
@@ -137,10 +142,10 @@ def _resampled(x: Array, axis: int, positions: tuple[Any, Any, Any]) -> Array:
     xp = namespace_of(x)
     lower, upper, weight = positions
     shape = (-1,) + (1,) * (3 - axis)
-    high = xp.asarray(weight.astype(x.dtype)).reshape(shape)
-    low = xp.asarray((1 - weight).astype(x.dtype)).reshape(shape)
-    y: Array = xp.take(x, xp.asarray(lower), axis=axis) * low
-    y += xp.take(x, xp.asarray(upper), axis=axis) * high
+    high = _there(weight.astype(x.dtype), x).reshape(shape)
+    low = _there((1 - weight).astype(x.dtype), x).reshape(shape)
+    y: Array = xp.take(x, _there(lower, x), axis=axis) * low
+    y += xp.take(x, _there(upper, x), axis=axis) * high
     return y
 
 
@@ -151,9 +156,9 @@ def _put_back(g: Array, axis: int, size: int, positions: tuple[Any, Any, Any]) -
     shape = (-1,) + (1,) * (3 - axis)
     for places, share in ((lower, 1 - weight), (upper, weight)):
         for into, out_of in _rounds(places):
-            part = xp.asarray(share[out_of].astype(g.dtype)).reshape(shape)
-            taken = xp.take(g, xp.asarray(out_of), axis=axis)
-            slopes[_along(axis, xp.asarray(into))] += taken * part
+            part = _there(share[out_of].astype(g.dtype), g).reshape(shape)
+            taken = xp.take(g, _there(out_of, g), axis=axis)
+            slopes[_along(axis, _there(into, g))] += taken * part
     return slopes
 
 
@@ -186,8 +191,8 @@ def upsample_nearest2d(x: Array, *, output: Pair, steps: tuple[float, float]) ->
         for size, n, step in axes
     ]
     xp = namespace_of(x)
-    rows = xp.take(x, xp.asarray(places[0]), axis=2)
-    return xp.take(rows, xp.asarray(places[1]), axis=3), (x.shape, places)
+    rows = xp.take(x, _there(places[0], x), axis=2)
+    return xp.take(rows, _there(places[1], x), axis=3), (x.shape, places)
 
 
 @upsample_nearest2d.backward
@@ -196,6 +201,6 @@ def _(g: Array, shape: tuple[int, ...], places: list[Any]) -> Any:
     for axis in (3, 2):
         slopes = xp.zeros((*g.shape[:axis], shape[axis], *g.shape[axis + 1 :]), g.dtype)
         for into, out_of in _rounds(places[axis - 2]):
-            slopes[_along(axis, xp.asarray(into))] += xp.take(g, xp.asarray(out_of), axis=axis)
+            slopes[_along(axis, _there(into, g))] += xp.take(g, _there(out_of, g), axis=axis)
         g = slopes
     return (g,)
