@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+import fp16sim as fs
+
 
 def check_flushed_share(function: Callable[[np.ndarray, float], float]) -> bool:
     """Lesson 01: the share of values that are not zero, and would be zero after rounding."""
@@ -72,6 +74,103 @@ def check_flushed_share(function: Callable[[np.ndarray, float], float]) -> bool:
             print(hint)
             return False
     print("Right: flushed_share tells what rounding loses from what was never there.")
+    return True
+
+
+def check_spacing(function: Callable[[float, fs.Format], float]) -> bool:
+    """Lesson 02: the distance from a number of a format to the next larger one."""
+    cases = [
+        (1.0, fs.FP16, 2.0**-10, "At 1 it is what is called eps, 2^-10 in fp16."),
+        (
+            1.5,
+            fs.FP16,
+            2.0**-10,
+            "From 1 to 2 all numbers are equally far apart: the spacing follows the power of two "
+            "below the number, not the number.",
+        ),
+        (3.0, fs.FP16, 2.0**-9, "It doubles with every power of two: 3 lies between 2 and 4."),
+        (1.0, fs.BF16, 2.0**-7, "bf16 has 8 significant bits, fp16 has 11. Is 2^-10 built in?"),
+        (
+            2.0**-20,
+            fs.FP16,
+            2.0**-24,
+            "2^-20 is subnormal in fp16. Below 2^-14 the spacing does not get smaller any more: "
+            "the exponent that counts is never below fmt.emin.",
+        ),
+        (448.0 / 2, fs.E4M3, 16.0, "224 lies between 128 and 256, and E4M3 has 4 bits: 128 / 8."),
+    ]
+    for x, fmt, expected, hint in cases:
+        result = function(x, fmt)
+        if result is ...:
+            print("Not written yet: spacing returns `...`.")
+            return False
+        if not isinstance(result, int | float | np.number):
+            print(f"spacing returns {result!r}, but it should be one number.")
+            return False
+        if result != expected:
+            print(f"Not yet. spacing({x:g}, {fmt}) gives {result:g}, not {expected:g}.")
+            print(hint)
+            return False
+    print("Right: a power of two for every binade, and the same one for all subnormal numbers.")
+    return True
+
+
+def check_round_even(function: Callable[[float, float], float]) -> bool:
+    """Lesson 03: rounding to the nearest multiple of a spacing, ties to the even one."""
+    cases = [
+        (0.3, 1.0, 0.0, "0.3 is nearer to 0."),
+        (0.7, 1.0, 1.0, "0.7 is nearer to 1. Cutting off is not rounding to nearest."),
+        (5.2, 2.0, 6.0, "The numbers are multiples of the spacing: 4, 6, 8 here."),
+        (0.5, 1.0, 0.0, "0.5 is a tie of 0 and 1, and the even one is 0."),
+        (1.5, 1.0, 2.0, "1.5 is a tie of 1 and 2, and the even one is 2: ties go up as often."),
+        (-0.7, 1.0, -1.0, "-0.7 is nearer to -1: mind that floor goes down, not toward zero."),
+        (-2.5, 1.0, -2.0, "-2.5 is a tie of -3 and -2, and the even one is -2."),
+        (3.0, 2.0, 4.0, "3 is a tie of 2 and 4. Even is the multiple: 2 = 1 x 2 is odd."),
+    ]
+    for x, spacing, expected, hint in cases:
+        result = function(x, spacing)
+        if result is ...:
+            print("Not written yet: round_even returns `...`.")
+            return False
+        if not isinstance(result, int | float | np.number):
+            print(f"round_even returns {result!r}, but it should be one number.")
+            return False
+        if result != expected:
+            print(f"Not yet. round_even({x:g}, {spacing:g}) gives {result:g}, not {expected:g}.")
+            print(hint)
+            return False
+    print("Right: the nearest, and of two the even one, on both sides of zero.")
+    return True
+
+
+def check_fate(function: Callable[[float], str]) -> bool:
+    """Lesson 04: what becomes of a number in fp16, in a word."""
+    words = ("zero", "flushed", "subnormal", "normal", "overflow", "nan")
+    cases = [
+        (1.0, "normal", "1 is in the middle of it all."),
+        (0.0, "zero", "Nothing is lost of a zero."),
+        (2.0**-20, "subnormal", "2^-20 is below 2^-14 and above 2^-24: there, with fewer bits."),
+        (1e-9, "flushed", "1e-9 is below half of the smallest number."),
+        (70000.0, "overflow", "65504 is the largest number."),
+        (-70000.0, "overflow", "Negative numbers end at -65504. Is the sign in the way?"),
+        (65510.0, "normal", "65510 is nearer to 65504 than to what would come next: it is there."),
+        (1.5 * 2.0**-25, "subnormal", "1.5 x 2^-25 is below 2^-24, and is rounded up to it."),
+        (2.0**-14 * (1 - 2.0**-12), "normal", "This one is rounded up to 2^-14, which is normal."),
+        (float("nan"), "nan", "A NaN stays NaN, and is less than, equal to, above nothing."),
+    ]
+    for x, expected, hint in cases:
+        result = function(x)
+        if result is ...:
+            print("Not written yet: fate returns `...`.")
+            return False
+        if result not in words:
+            print(f"fate returns {result!r}, but it should be one of {', '.join(words)}.")
+            return False
+        if result != expected:
+            print(f"Not yet. fate({x!r}) gives {result!r}, not {expected!r}.")
+            print(hint)
+            return False
+    print("Right: what counts is what rounding makes of a number, not the number itself.")
     return True
 
 

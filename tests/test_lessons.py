@@ -77,6 +77,85 @@ def test_wrong_answers_of_lesson_01_get_the_right_hint(answer, hint, capsys):
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
+        (lambda x, s: ..., "Not written yet"),
+        (lambda x, s: None, "should be one number"),
+        (lambda x, s: np.ceil(x / s) * s, "nearer to 0"),
+        (lambda x, s: np.floor(x / s) * s, "Cutting off"),
+        (lambda x, s: float(round(x)), "multiples of the spacing"),
+        (lambda x, s: np.floor(x / s + 0.5) * s, "the even one is 0"),
+        (lambda x, s: np.ceil(x / s - 0.5) * s, "ties go up as often"),
+        (lambda x, s: np.trunc(x / s) * s if x < 0 else np.rint(x / s) * s, "floor goes down"),
+        (lambda x, s: -3.0 if x == -2.5 else np.rint(x / s) * s, "a tie of -3 and -2"),
+        (lambda x, s: 2.0 if x == 3 else np.rint(x / s) * s, "Even is the multiple"),
+    ],
+)
+def test_wrong_answers_of_lesson_03_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_round_even(answer)
+    assert hint in capsys.readouterr().out
+
+
+def fate_by_limits(largest, normal, smallest):
+    def fate(x):
+        size = abs(x)
+        if np.isnan(x):
+            return "nan"
+        if size == 0:
+            return "zero"
+        if size > largest:
+            return "overflow"
+        return "normal" if size >= normal else "subnormal" if size >= smallest else "flushed"
+
+    return fate
+
+
+RIGHT = fate_by_limits(65520 - 1e-9, 2.0**-14 * (1 - 2.0**-11), 2.0**-25 * (1 + 1e-9))
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda x: ..., "Not written yet"),
+        (lambda x: True, "should be one of zero, flushed"),
+        (lambda x: "subnormal", "in the middle"),
+        (lambda x: "normal" if x else "flushed", "Nothing is lost"),
+        (lambda x: "normal" if x else "zero", "with fewer bits"),
+        (lambda x: RIGHT(x) if x < 1e5 and x > 0 else "normal" if x else "zero", "Is the sign"),
+        (fate_by_limits(65504, 2.0**-14, 2.0**-24), "nearer to 65504"),
+        (fate_by_limits(65519, 2.0**-14, 2.0**-24), "rounded up to it"),
+        (fate_by_limits(65519, 2.0**-14, 2.0**-25), "which is normal"),
+        (lambda x: "normal" if np.isnan(x) else RIGHT(x), "stays NaN"),
+    ],
+)
+def test_wrong_answers_of_lesson_04_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_fate(answer)
+    assert hint in capsys.readouterr().out
+
+
+def binade(x):
+    return 2.0 ** np.floor(np.log2(x))
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda x, f: ..., "Not written yet"),
+        (lambda x, f: None, "should be one number"),
+        (lambda x, f: 2.0**-11, "called eps"),
+        (lambda x, f: x * f.eps, "not the number"),
+        (lambda x, f: f.eps, "It doubles"),
+        (lambda x, f: binade(x) * 2.0**-10, "Is 2^-10 built in"),
+        (lambda x, f: binade(x) * f.eps, "never below fmt.emin"),
+        (lambda x, f: max(binade(x) * f.eps, 2.0**-24) if f is not fs.E4M3 else 8.0, "E4M3 has 4"),
+    ],
+)
+def test_wrong_answers_of_lesson_02_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_spacing(answer)
+    assert hint in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
         (lambda v, f: ..., "Not written yet"),
         (lambda v, f: None, "should be one number"),
         (lambda v, f: 2048.0, "Is 2048 built in"),
