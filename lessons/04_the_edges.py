@@ -165,8 +165,9 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "04_the_edges"))
 
 # %% [markdown]
-# Each format is a tub. Its bottom, with a tooth for every binade, is set by the precision, its width
-# by the exponent. fp16's left wall is a slope, thanks to subnormal numbers; flushing makes it a cliff.
+# Each format is a tub. Its bottom, with a tooth for every binade, is set by the precision, its
+# width by the exponent. fp16's left wall is a slope, thanks to subnormal numbers; flushing makes it
+# a cliff.
 #
 # ## Exercise
 #
