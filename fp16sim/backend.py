@@ -266,6 +266,16 @@ def is_half(x: Array) -> bool:
     return x.dtype.name in ("float16", "bfloat16")
 
 
+def select(condition: Array, x: Array, y: Array) -> Array:
+    """x where the condition holds, else y, in their dtype; CuPy's ``where`` knows no bf16."""
+    xp = namespace_of(x)
+    if not (x.dtype.name == y.dtype.name == "bfloat16"):
+        other: Array = xp.where(condition, x, y)
+        return other
+    words: Array = xp.where(condition, x.view(np.uint16), y.view(np.uint16))
+    return words.view(x.dtype)
+
+
 def computing_dtype(x: Array) -> np.dtype[Any]:
     """What is computed in when this array is read: float32 for those of two bytes, or its own."""
     return np.dtype(np.float32) if is_half(x) else x.dtype

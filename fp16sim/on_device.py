@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +37,7 @@ from fp16sim.formats import FP32
 from fp16sim.functional.checks import trusted
 from fp16sim.nn import Module
 from fp16sim.optim import SGD, Adam, AdamW, Optimizer
-from fp16sim.precision import autocast
+from fp16sim.precision import autocast, regions
 from fp16sim.scaling import GradScaler
 
 
@@ -114,6 +114,8 @@ class Steps:
         """Forward and backward: new gradients, and the loss."""
         if events.observed():
             raise RuntimeError("nothing can be watched on the device: use training.train_step")
+        if len(regions.get()) > 1:  # which keeps casts of weights that would have moved
+            raise RuntimeError("a step on the device must not be inside an autocast region")
         self._optimizer.zero_grad()
         token = trusted.set(self._begun)
         try:
@@ -129,10 +131,14 @@ class Steps:
         """Forward and backward as a CUDA graph, which starts with one command to the GPU.
 
         loss_of: always the same computation, on a batch in arrays on the GPU that the caller
-            writes new values to. It may draw nothing at random. model: whose buffers, running
-            statistics, are moved by it; None if there are none.
+            writes new values to. What it reads from the host is read now, once for all. It may
+            draw nothing at random. model: whose buffers, running statistics, are moved by it;
+            None if there are none.
 
-        Nothing is changed by recording. Raises RuntimeError for steps that need the host.
+        Nothing is changed by recording. Raises RuntimeError for steps that need the host. Weights,
+        moments and buffers must stay the arrays that they are: after ``train_step``, loading,
+        ``.to()``, or ``step`` where there are running statistics, a recording raises RuntimeError,
+        and another one is to be made.
         """
         return Recorded(self, loss_of, model)
 
@@ -228,20 +234,37 @@ class Recorded:
             return loss.detach()
 
         self._place = _Place()
-        with self._place, remembering(self._constants):
-            for _ in range(self.WARM_UP):
-                body()
-            self._constants.sealed = True
-            self._graph, self._loss = self._place.recorded(body)
-            for array, values in zip(own, before, strict=True):
-                array[...] = values
+        with self._place.memory(), self._place.stream(), remembering(self._constants):
+            try:
+                for _ in range(self.WARM_UP):
+                    body()
+                self._constants.sealed = True
+                self._graph, self._loss = self._place.recorded(body)
+            finally:
+                for buffer, array, values in zip(self._buffers, own, before, strict=True):
+                    array[...] = values
+                    buffer.data = array
         self._table = steps._table()  # where the gradients will be found
+        self._arrays = self._present()
+
+    def _present(self) -> list[Array]:
+        """The arrays whose places the recording knows."""
+        optimizer = self._steps._optimizer
+        moved = [x for state in optimizer.state for x in state.values() if hasattr(x, "dtype")]
+        return [*(t.data for t in (*optimizer.params, *self._buffers)), *moved]
 
     def step(self) -> Tensor:
         """One step; returns the loss before scaling, which is not waited for."""
-        with self._place:
+        present = self._present()
+        same = len(present) == len(self._arrays)
+        if not same or any(x is not y for x, y in zip(present, self._arrays, strict=True)):
+            raise RuntimeError(
+                "parameters, buffers or moments are in other arrays since the step was recorded "
+                "(train_step, load_state_dict, to): record it again"
+            )
+        with self._place.stream():
             self._graph.launch()
-            loss = Tensor(self._loss)
+            loss = Tensor(self._loss)  # a copy, in memory that the recording does not write to
             self._steps._update(self._table)
         return loss
 
@@ -251,19 +274,18 @@ class _Place:
 
     def __init__(self) -> None:
         cupy = importlib.import_module("cupy")
-        self._stream = cupy.cuda.Stream()
-        self._pool = cupy.cuda.MemoryPool()
+        self._stream, self._pool = cupy.cuda.Stream(), cupy.cuda.MemoryPool()
         self._allocator = cupy.cuda.using_allocator
-        self._inside: ExitStack | None = None
 
-    def __enter__(self) -> None:
-        self._inside = ExitStack()
-        self._inside.enter_context(self._allocator(self._pool.malloc))
-        self._inside.enter_context(self._stream)
+    def memory(self) -> AbstractContextManager[object]:
+        """Inside, arrays are made there."""
+        made: AbstractContextManager[object] = self._allocator(self._pool.malloc)
+        return made
 
-    def __exit__(self, *error: Any) -> None:
-        if self._inside is not None:
-            self._inside.__exit__(*error)
+    def stream(self) -> AbstractContextManager[object]:
+        """Inside, the GPU is asked through it."""
+        entered: AbstractContextManager[object] = self._stream
+        return entered
 
     def recorded(self, body: Callable[[], Tensor]) -> tuple[Any, Tensor]:
         """A graph of what ``body`` asks of the GPU, and its result, whose values come later."""

@@ -151,29 +151,27 @@ for n in (64, 1024):
 # ## Joules, on paper
 #
 # Energy follows the same two numbers. Horowitz's table, for a chip of 2014 in 45 nm; an *estimate*,
-# as newer chips take less, though in similar ratios.
+# as newer chips take less, though in similar ratios. A Tensor Core multiplies in fp16 and adds in
+# fp32.
 #
 # **Predict:** in a product of two 1024 x 1024 matrices in fp32, what takes more energy: two billion
 # operations, or the three million numbers that come from and go to memory once?
 
 # %%
-PICOJOULES = {"fp32": {"add": 0.9, "multiply": 3.7}, "fp16": {"add": 0.4, "multiply": 1.1}}
-DRAM = 1.3e3 / 8  # picojoules a byte, the lower end: 1.3 to 2.6 nJ for 64 bits
+PAIR = {"fp32": 3.7 + 0.9, "fp16": 1.1 + 0.9}  # picojoules: a product, an fp32 addition
+DRAM = 1300 / 8, 2600 / 8  # picojoules a byte: 1.3 to 2.6 nJ for 64 bits
 
-
-def millijoules(n, precision):
-    """Of an n x n product whose numbers move once: arithmetic, memory. Estimates."""
-    pair = sum(PICOJOULES[precision].values())
-    return n**3 * pair * 1e-9, 3 * n * n * BYTES[precision] * DRAM * 1e-9
-
-
-for precision in ("fp32", "fp16"):
-    arithmetic, memory = millijoules(1024, precision)
-    print(f"{precision}: {arithmetic:.2f} mJ to compute, {memory:.2f} mJ to move (estimates)")
+for n in (1024, 8192):
+    for precision in ("fp32", "fp16"):
+        arithmetic = n**3 * PAIR[precision] * 1e-9
+        low, high = (3 * n * n * BYTES[precision] * byte * 1e-9 for byte in DRAM)
+        moving = f"{low:5.1f} to {high:5.1f} mJ to move"
+        print(f"n = {n}, {precision}: {arithmetic:7.1f} mJ to compute, {moving} (estimates)")
 
 # %% [markdown]
-# A large product that reads its numbers once is arithmetic, and fp16 takes a third of it; but a
-# byte from memory costs as much as a hundred operations, and an elementwise operation does one.
+# At 1024 both matter, at 8192 only arithmetic does, and there fp16 takes less than half of it.
+# A byte moved costs as much as fifty multiplications in fp32, or more, and an elementwise operation
+# does one for every ten bytes: its joules are memory's, and fp16 halves them.
 #
 # ## Measured
 #

@@ -216,6 +216,41 @@ def check_stalls_at(function: Callable[[float, str], float]) -> bool:
     return True
 
 
+def check_master_step(function: Callable[[float, float], tuple[float, float]]) -> bool:
+    """Lesson 06: a step of an fp32 master weight, and the fp16 weight that is made of it."""
+    first = function(1.0, 0.5)
+    if not isinstance(first, tuple) or len(first) != 2:
+        print(f"master_step returns {first!r}; it should be two numbers: master, weight.")
+        return False
+    if ... in first:
+        print("Not written yet: master_step returns `...`.")
+        return False
+    if any(not isinstance(number, int | float | np.number) for number in first):
+        print(f"master_step returns {first!r}; it should be two numbers: master, weight.")
+        return False
+    if first == (1.5, 1.5):
+        print("Not yet. The update is to be subtracted: 1 and 0.5 give 0.5.")
+        return False
+    if first != (0.5, 0.5):
+        print(f"Not yet. master_step(1, 0.5) gives {first}, not (0.5, 0.5).")
+        return False
+    master, weight = function(1.0, 2.0**-13)
+    if master == 1:
+        print(
+            "Not yet. An update of 2^-13 leaves the master at 1: it is swamped after all. Does the"
+        )
+        print("master stay in fp32, or was it rounded to fp16, or added to there?")
+        return False
+    if weight != 1:
+        print(f"Not yet. The weight is {weight!r}, which is no number of fp16: round the master.")
+        return False
+    if function(1.0, 2.0**-40)[0] != 1:
+        print("Not yet. The master is in fp32, which has no 1 - 2^-40: round it, too.")
+        return False
+    print("Right: updates add up in the master, and the weight is made of it anew every time.")
+    return True
+
+
 def check_speedup(function: Callable[[float, float, float, float, float], float]) -> bool:
     """Lesson 12: the roofline's bound on how much faster fp16 is than fp32."""
     cases = [

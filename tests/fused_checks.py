@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 import fp16sim as fs
-from fp16sim.autograd.ops import conv, functions, fused, losses, norms
+from fp16sim.autograd.ops import conv, fused, losses, norms
 from fp16sim.autograd.primitive import PRIMITIVES
 from fp16sim.kernels.fused.elementwise import FUNCTIONS
 from fp16sim.optim import SGD, Adam, AdamW
@@ -169,19 +169,6 @@ def _below(name, z):
     return np.exp(-np.minimum(exponent, 745)) * (1 - z) * (2 + z * z)
 
 
-def check_bias(lab, rng):
-    for shape in ((5, 24), (3, 7), (2, 3, 264), (1, 1)):
-        for kind in {lab.dtype, "float32"}:
-            x, b = lab.numbers(rng, *shape, special=True), lab.numbers(rng, shape[-1])
-            total = x + b
-            gelu = lab.apply(functions.gelu, [total], approximate="none")
-            bound = _errors("gelu", total) * np.abs(gelu) + TINY
-            for name, value, error in (
-                ("none", total, 0.0), ("relu", np.maximum(total, 0) + 0, 0.0), ("gelu", gelu, bound)
-            ):  # fmt: skip
-                lab.check(lab.gpu.add_bias(lab.stored(x), lab.stored(b, kind), name), value, error)
-
-
 #: rows of a warp and of a block, short ones and long ones
 SHAPES = [(5, 1), (9, 33), (3, 1024), (2, 1025), (2, 5000), (1, 2**16)]
 
@@ -250,15 +237,6 @@ def check_norms(lab, rng):
         for parameters in range(2 if kind == "rms" else 3):
             for how in ({}, {"special": True}, {"shift": 30})[: 2 + (parameters == 0)]:
                 _check_norm(lab, rng, kind, shape, groups, parameters, **how)
-
-
-def check_sums(lab, rng):
-    for shape in ((130, 33), (1, 1), (3, 4, 7, 5), (200, 2, 3)):
-        g = lab.numbers(rng, *shape, special=shape[0] == 130)
-        axes = (0, *range(2, g.ndim))
-        ours = np.asarray(lab.back(lab.normalise.bias_backward(lab.stored(g))))
-        bound = SUM * np.abs(g.astype(float)).sum(axes)
-        within(ours, g.astype(float).sum(axes), bound, fs.FP32)
 
 
 def _check_norm(lab, rng, kind, shape, groups, parameters, shift=0, special=False):

@@ -411,6 +411,11 @@ def _special(name):
     return lambda x: StrictArray(np.asarray(function(_admitted(x)), x.dtype))
 
 
+def _product(x, y, out=None):
+    result = product(x._values, y._values, None if out is None else out._values)
+    return StrictArray(result) if out is None else out
+
+
 def _im2col(x, kernel, *geometry):
     geometry, x = conv.Geometry(*geometry), x._values
     output = geometry.output_size(x.shape[2:], kernel)
@@ -434,7 +439,7 @@ def _kernels():
     rounding = types.ModuleType("fp16sim.kernels.gpu")
     rounding.round_array = lambda x, out, *how: cpu.round_array(x._values, out._values, *how)
     products = types.ModuleType("fp16sim.kernels.gemm")
-    products.product = lambda x, y: _wrapped(product(x._values, y._values))
+    products.product = _product
     windows = types.ModuleType("fp16sim.kernels.fused.gpu")
     windows.im2col, windows.col2im = _im2col, _col2im
     return rounding, products, windows

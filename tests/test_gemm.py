@@ -1,6 +1,6 @@
 """What cuBLAS is told of matrices, by a stand-in that reads memory as cuBLAS's manual says.
 
-gemmEx and gemmStridedBatchedEx think in columns: element (i, j) of a matrix is at
+cublasGemmEx and cublasGemmStridedBatchedEx think in columns: element (i, j) of a matrix is at
 i + j * leading, and op(A) is A or its transpose.
 """
 
@@ -37,17 +37,18 @@ def operand(turned, rows, columns, address, kind, leading):
 class FakeBlas:
     """Remembers how it was asked to compute."""
 
-    def gemmEx(self, handle, ta, tb, m, n, k, alpha, a, at_, lda, b, bt, ldb, beta, c, ct, ldc,
-               compute, algorithm):  # fmt: skip
-        self.gemmStridedBatchedEx(handle, ta, tb, m, n, k, alpha, a, at_, lda, 0, b, bt, ldb, 0,
-                                  beta, c, ct, ldc, 0, 1, compute, algorithm)  # fmt: skip
+    def cublasGemmEx(self, *arguments):
+        head, (a, at_, lda), (b, bt, ldb) = arguments[:7], arguments[7:10], arguments[10:13]
+        beta, c, ct, ldc, *how = arguments[13:]
+        whole = (*head, a, at_, lda, 0, b, bt, ldb, 0, beta, c, ct, ldc, 0, 1, *how)
+        return self.cublasGemmStridedBatchedEx(*whole)
 
-    def gemmStridedBatchedEx(self, handle, ta, tb, m, n, k, alpha, a, at_, lda, sa, b, bt, ldb, sb,
-                             beta, c, ct, ldc, sc, count, compute, algorithm):  # fmt: skip
+    def cublasGemmStridedBatchedEx(self, *arguments):
+        handle, ta, tb, m, n, k, alpha, a, at_, lda, sa, b, bt, ldb, sb = arguments[:15]
+        beta, c, ct, ldc, sc, count, compute, algorithm = arguments[15:]
         self.compute = compute
         assert (handle, algorithm) == (7, -1)
-        assert at(alpha, 0, 1) == 1
-        assert at(beta, 0, 1) == 0
+        assert (alpha._obj.value, beta._obj.value) == (1, 0)
         assert ldc >= m
         size = np.dtype(TYPES[at_]).itemsize
         for i in range(count):
@@ -128,6 +129,19 @@ def test_nothing_to_add(blas):
     empty = np.zeros((2, 3, 0), np.float16)
     assert (gemm.product(empty, np.zeros((2, 0, 4), np.float16)) == np.zeros((2, 3, 4))).all()
     assert gemm.product(np.zeros((0, 3), np.float16), np.zeros((3, 4), np.float16)).shape == (0, 4)
+
+
+def test_into_an_array(blas, rng):
+    x, y = whole(rng, (2, 3, 4), np.float16), whole(rng, (4, 5), np.float16)
+    out = np.empty((4, 3, 5), np.float32)
+    assert gemm.product(x, y, out=out[1:3]).base is out
+    np.testing.assert_array_equal(out[1:3], np.float32(x) @ np.float32(y))
+
+
+def test_what_cublas_refuses_is_an_error(blas, monkeypatch):
+    monkeypatch.setattr(FakeBlas, "cublasGemmEx", lambda *_: 13)
+    with pytest.raises(RuntimeError, match=r"cuBLAS says 13 of a product of \(2, 2, 2\), 1 times"):
+        gemm.product(np.ones((2, 2), np.float16), np.ones((2, 2), np.float16))
 
 
 def test_tf32_only_where_it_is_allowed(blas):

@@ -174,6 +174,28 @@ def test_wrong_answers_of_lesson_05_get_the_right_hint(answer, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
+def half(x):
+    return fs.round_to(float(x), "fp16")
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda m, u: (..., ...), "Not written yet"),
+        (lambda m, u: m - u, "two numbers"),
+        (lambda m, u: ("1", 2), "two numbers"),
+        (lambda m, u: (m + u, m + u), "to be subtracted"),
+        (lambda m, u: (u, m), "gives (0.5, 1.0)"),
+        (lambda m, u: (half(m - u), half(m - u)), "swamped after all"),
+        (lambda m, u: (m - u, m - u), "round the master"),
+        (lambda m, u: (m - u, half(m - u)), "round it, too"),
+    ],
+)
+def test_wrong_answers_of_lesson_06_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_master_step(answer)
+    assert hint in capsys.readouterr().out
+
+
 def roofline(size32, size16, meets):
     def answer(operations, numbers, peak32, peak16, bandwidth):
         times = (

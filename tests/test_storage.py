@@ -150,10 +150,21 @@ def test_what_is_kept_for_backward_is_kept_in_two_bytes():
             assert {one.dtype for one in kept} == {np.dtype(np.float16)}
 
 
+def test_selections_keep_bf16():
+    """CuPy's ``where`` has no bf16, and would give fp32."""
+    condition = np.array([True, False])
+    x, y = (np.array(values, HALF["bf16"]) for values in ([1, np.nan], [-0.0, 3]))
+    chosen = backend.select(condition, x, y)
+    assert chosen.dtype == HALF["bf16"]
+    assert chosen.tolist() == [1, 3]
+    assert np.signbit(np.float32(backend.select(~condition, x, y[:1])))[0]
+    assert backend.select(condition, np.float32([1, 2]), np.float32(0)).tolist() == [1, 0]
+
+
 def test_products_are_given_what_is_kept(monkeypatch):
     seen = []
 
-    def product(x, y, original=precision.product):
+    def product(x, y, out=None, original=precision.product):
         seen.append((x.dtype, y.dtype))
         return original(x, y)
 

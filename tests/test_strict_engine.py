@@ -17,7 +17,7 @@ from test_autograd import RULES
 
 import fp16sim as fs
 from fp16sim import backend
-from fp16sim.autograd.ops import shape
+from fp16sim.autograd.ops import norms, shape
 from fp16sim.functional import checks
 from fp16sim.optim import schedules
 from fp16sim.scaling import GradScaler
@@ -41,6 +41,7 @@ def one_order_of_sums(monkeypatch):
             original(target, key, values)
 
     monkeypatch.setattr(shape, "add_at", add_at)
+    monkeypatch.setattr(norms, "is_on_gpu", lambda x: False)  # it would be x·y, then a sum
 
 
 def batch_norm_fixed(x, weight):
@@ -65,6 +66,23 @@ def same_models(on_gpu, on_host):
     for (name, x), (other, y) in tensors:
         assert name == other
         same(x, y)
+
+
+def test_sums_of_products_on_a_gpu(rng, monkeypatch):
+    """Not by einsum, whose matrix products CuPy refuses to record."""
+    for shape_, kept in (
+        ((2, 3, 4), (1,)),
+        ((2, 3), ()),
+        ((5, 4096 * 2 + 3), (0,)),
+        ((3, 4), (0, 1)),
+    ):
+        x, y = (rng.standard_normal(shape_) for _ in "xy")
+        expected = norms._sum_product(x, y, kept)
+        with monkeypatch.context() as patch:
+            patch.setattr(norms, "is_on_gpu", lambda x: True)
+            patch.delattr(strict, "einsum", raising=False)
+            found = norms._sum_product(as_strict(x), as_strict(y), kept)
+        np.testing.assert_allclose(found.get(), expected, rtol=1e-12)
 
 
 class TestPrimitives:

@@ -19,6 +19,7 @@ record. The tape sums over broadcast axes and rounds what the rule returns.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -29,13 +30,14 @@ from fp16sim.backend import (
     Array,
     carried,
     device_of,
+    is_half,
     is_on_gpu,
     kept_natively,
     namespace_of,
     stored_dtype,
     to_device,
 )
-from fp16sim.formats import Format
+from fp16sim.formats import BF16, FP16, FP32, Format
 from fp16sim.precision import (
     KeptCast,
     casts_of_weights,
@@ -96,11 +98,15 @@ class Primitive:
         # An observer wants to see values before they are rounded.
         if self._fused is None or not is_on_gpu(kept[0]) or events.observed():
             return None
-        if not kept_natively(kept[0]) or any(x.dtype != stored_dtype(fmt, x) for x in kept):
+        dtype = stored_dtype(fmt, kept[0])
+        # In other formats what is kept for backward would not be what was stored.
+        if fmt not in (FP16, BF16, FP32) or any(x.dtype != dtype for x in kept):
+            return None
+        if not kept_natively(kept[0]):
             return None
         forward, rule = self._fused
         done = forward(*kept, **options)
-        return None if done is None else (*done, rule)
+        return None if done is None else (*done, partial(_given_stored, rule))
 
     @property
     def _reads_stored(self) -> bool:
@@ -208,6 +214,15 @@ def _format_seen(node: Node) -> Format:
     if policy is not None and policy.whole and node.is_leaf and node.origin.role == "weight":
         return policy.low
     return node.fmt
+
+
+def _given_stored(rule: Rule, gradient: Array, *residuals: Any) -> tuple[LazyGradient, ...]:
+    """A fused rule, whose kernels want the gradient in the dtype of what they kept.
+
+    It has another one if it was computed in another storage.
+    """
+    kept = next((x.dtype for x in residuals if hasattr(x, "dtype") and is_half(x)), None)
+    return rule(gradient if kept is None else gradient.astype(kept, copy=False), *residuals)
 
 
 def _reading_carried(rule: Rule) -> Rule:

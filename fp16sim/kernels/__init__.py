@@ -20,15 +20,16 @@ from fp16sim.kernels import cpu
 WORTH_LOADING = 2**20
 
 
-def product(x: Array, y: Array) -> Array:
+def product(x: Array, y: Array, out: Array | None = None) -> Array:
     """x @ y added up in fp32, or in fp64; what is kept in 16 bits is read as it is.
 
-    The sums come back as float32 (float64), not rounded yet. The order is BLAS's.
+    The sums come back as float32 (float64), in ``out`` if that is given, and are not rounded yet.
+    The order is BLAS's.
     """
     if namespace_of(x) is np:
-        result: Array = carried(x) @ carried(y)
+        result: Array = np.matmul(carried(x), carried(y), out=out)
         return result
-    of_gpu: Array = importlib.import_module("fp16sim.kernels.gemm").product(x, y)
+    of_gpu: Array = importlib.import_module("fp16sim.kernels.gemm").product(x, y, out)
     return of_gpu
 
 

@@ -7,13 +7,15 @@ cuBLAS, with views of transposed matrices as they are.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fp16sim.backend import Array, namespace_of, tf32_allowed
+from fp16sim.backend import Array, carried, namespace_of, tf32_allowed
 
 # cudaDataType_t and cublasComputeType_t, library_types.h and cublas_api.h of CUDA 12 and 13.
 _TYPES = {"float16": 2, "bfloat16": 14, "float32": 0}
@@ -64,15 +66,18 @@ def _one_stride(batch: tuple[int, ...], steps: list[int]) -> int | None:
     return inner
 
 
-def product(x: Array, y: Array) -> Array:
-    """x (..., m, k) @ y (..., k, n), leading axes broadcast; float32, or float64 of float64."""
+def product(x: Array, y: Array, out: Array | None = None) -> Array:
+    """x (..., m, k) @ y (..., k, n), leading axes broadcast; float32, or float64 of float64.
+
+    out: where to write it: contiguous, of the result's shape and dtype; None: to a new array.
+    """
     xp = namespace_of(x)
     if x.dtype != y.dtype or x.dtype.name not in _TYPES or min(x.ndim, y.ndim) < 2:
-        other: Array = xp.matmul(x, y)
+        other: Array = xp.matmul(carried(x), carried(y), out=out)
         return other
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     (m, k), n = x.shape[-2:], y.shape[-1]
-    result: Array = xp.empty((*batch, m, n), np.float32)
+    result: Array = xp.empty((*batch, m, n), np.float32) if out is None else out
     if not (result.size and k):
         result[...] = 0
         return result
@@ -87,29 +92,64 @@ def _call(
     """One call of cuBLAS. It thinks in columns, where the same memory is out' = right' left'."""
     cublas, handle = _library()
     m, n, k = sizes
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    one, zero = (ctypes.byref(ctypes.c_float(number)) for number in (1, 0))
     kind, keeps = _TYPES[left.array.dtype.name], _TYPES["float32"]
     turns = [_AS_IT_IS if side.by_rows else _TRANSPOSED for side in (right, left)]
     first, second, third = (_address(array) for array in (right.array, left.array, out))
     if count == 1:
-        cublas.gemmEx(
-            handle, *turns, n, m, k, one.ctypes.data, first, kind, right.leading,
-            second, kind, left.leading, zero.ctypes.data, third, keeps, n,
+        status = cublas.cublasGemmEx(
+            handle, *turns, n, m, k, one, first, kind, right.leading,
+            second, kind, left.leading, zero, third, keeps, n,
             how, _DEFAULT_ALGORITHM,
         )  # fmt: skip
-        return
-    cublas.gemmStridedBatchedEx(
-        handle, *turns, n, m, k, one.ctypes.data, first, kind, right.leading, right.stride,
-        second, kind, left.leading, left.stride, zero.ctypes.data, third, keeps, n, m * n,
-        count, how, _DEFAULT_ALGORITHM,
-    )  # fmt: skip
+    else:
+        status = cublas.cublasGemmStridedBatchedEx(
+            handle, *turns, n, m, k, one, first, kind, right.leading, right.stride,
+            second, kind, left.leading, left.stride, zero, third, keeps, n, m * n,
+            count, how, _DEFAULT_ALGORITHM,
+        )  # fmt: skip
+    if status:
+        raise RuntimeError(f"cuBLAS says {status} of a product of {sizes}, {count} times")
 
 
-def _library() -> tuple[Any, int]:
-    """CuPy's binding, and the handle of the current device."""
-    cublas = importlib.import_module("cupy.cuda.cublas")
-    device = importlib.import_module("cupy.cuda.device")
-    return cublas, device.get_cublas_handle()
+_INT, _LONG, _POINTER = ctypes.c_int, ctypes.c_longlong, ctypes.c_void_p
+_SIDE = (_POINTER, _INT, _INT)  # address, type, leading dimension
+_HEAD = (_POINTER, _INT, _INT, _INT, _INT, _INT, _POINTER)  # handle, turns, sizes, alpha
+#: argument types, as cublas_api.h declares them
+SIGNATURES = {
+    "cublasSetStream_v2": (_POINTER, _POINTER),
+    "cublasGemmEx": (*_HEAD, *_SIDE, *_SIDE, _POINTER, *_SIDE, _INT, _INT),
+    "cublasGemmStridedBatchedEx": (
+        *_HEAD, *_SIDE, _LONG, *_SIDE, _LONG, _POINTER, *_SIDE, _LONG, _INT, _INT, _INT,
+    ),
+}  # fmt: skip
+
+
+def _library() -> tuple[Any, Any]:
+    """cuBLAS, and the handle of the current device, set to the current stream.
+
+    CuPy's own binding refuses to multiply while a stream records.
+    """
+    cuda = importlib.import_module("cupy.cuda")
+    handle = cuda.device.get_cublas_handle()
+    library = _loaded()
+    library.cublasSetStream_v2(handle, cuda.get_current_stream().ptr)
+    return library, handle
+
+
+@cache
+def _loaded() -> Any:
+    """The library that CuPy has loaded, by the name that it is loaded under."""
+    importlib.import_module("cupy.cuda").cublas.getVersion  # noqa: B018 - it is loaded when asked for
+    for name in ("libcublas.so.13", "libcublas.so.12"):
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        for function, arguments in SIGNATURES.items():
+            getattr(library, function).argtypes = arguments
+        return library
+    raise ImportError("neither libcublas.so.13 nor libcublas.so.12 can be loaded")
 
 
 def _address(array: Array) -> int:

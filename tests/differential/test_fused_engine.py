@@ -104,6 +104,31 @@ def test_a_primitive(fused, rng, case, fmt, monkeypatch):
         np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=2 * eps, atol=eps / 2)
 
 
+@pytest.mark.parametrize("fmt", ["fp64", "tf32", "e4m3"])
+def test_other_formats_are_the_array_codes(fused, fmt):
+    """Kernels have no fp64, and would keep what was not rounded to the others."""
+    x = fs.Tensor(np.ones((2, 3)), requires_grad=True, fmt=fmt)
+    with fs.storage("native"):
+        y = F.softmax(x.exp(), axis=-1)
+        y.sum().backward()
+    assert not fused
+    images = fs.Tensor(np.ones((1, 1, 4, 4)), requires_grad=True, fmt=fmt)
+    with fs.storage("native"):
+        z = F.conv2d(images, fs.Tensor(np.ones((1, 1, 3, 3)), fmt=fmt), stride=2, padding=1)
+        z.sum().backward()
+    assert bool(fused) == (fmt != "fp64")  # windows only move values about
+    assert images.grad.fmt is y.fmt is x.fmt
+
+
+def test_backward_in_another_storage(fused):
+    x = fs.Tensor(np.ones((2, 3)), requires_grad=True, fmt="fp16")
+    with fs.storage("native"):
+        y = F.softmax(fs.Tensor(x).sigmoid() * x, axis=-1)
+    y.backward(np.float32([[1, 2, 3], [4, 5, 6]]))
+    assert fused
+    assert x.grad.data.dtype == np.float32
+
+
 def test_who_watches_sees_the_array_code(fused):
     x = fs.Tensor(np.ones((2, 3)), fmt="fp16")
     with fs.storage("native"), fs.watch():

@@ -1,6 +1,7 @@
 """Steps that a GPU decides by itself, its kernels run on the host, against ``train_step``."""
 
 import types
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -128,11 +129,10 @@ class HostPlace:
     def __init__(self, params):
         self.params = params
 
-    def __enter__(self):
-        pass
+    def memory(self):
+        return nullcontext()
 
-    def __exit__(self, *_):
-        pass
+    stream = memory
 
     def recorded(self, body):
         result = body()
@@ -176,7 +176,26 @@ def test_a_recorded_step(device, monkeypatch, name):
     pairs = zip(task.model.named_tensors(), other.model.named_tensors(), strict=True)
     for (_, x), (_, y) in pairs:
         assert_same_bits(x.numpy(), y.numpy())
-    steps.step(partial(task.model.loss, *batch))  # not recorded, in between
+    if name == "mlp":  # running statistics would be in other arrays
+        steps.step(partial(task.model.loss, *batch))  # not recorded, in between
+        recorded.step()
+    fs.training.train_step(partial(task.model.loss, *batch), moves)  # makes new arrays
+    with pytest.raises(RuntimeError, match="record it again"):
+        recorded.step()
+
+
+def test_a_recording_that_fails_changes_nothing(device, monkeypatch):
+    task = fs.models.task("yolo", "tiny", seed=0)
+    losses = iter([task.model.loss(*task.batch(0))])
+    steps, before = on_device.Steps(task.optimizer), task.model.state_dict()
+    buffers = [buffer.data for _, buffer in task.model.named_buffers()]
+    monkeypatch.setattr(on_device, "_Place", lambda: HostPlace(task.optimizer.params))
+    with pytest.raises(StopIteration):
+        steps.record(lambda: (task.model.loss(*task.batch(1)), next(losses))[1], task.model)
+    for path, value in task.model.state_dict().items():
+        assert_same_bits(value.numpy(), before[path].numpy())
+    for array, (_, buffer) in zip(buffers, task.model.named_buffers(), strict=True):
+        assert buffer.data is array
 
 
 def test_bad_models_are_refused(device):
@@ -208,6 +227,8 @@ def test_refusals(device, monkeypatch):
     steps = on_device.Steps(moves)
     with pytest.raises(ValueError, match=r"params\[\d\] has no gradient"):
         steps.step(lambda: (params[0] * 2).sum())
+    with fs.autocast("fp16"), pytest.raises(RuntimeError, match="must not be inside an autocast"):
+        steps.step(lambda: task.model.loss(*task.batch(0)))
     with fs.watch(), pytest.raises(RuntimeError, match="use training"):
         steps.step(lambda: task.model.loss(*task.batch(0)))
     low = fs.models.task("mlp", "tiny").model.to("fp16")

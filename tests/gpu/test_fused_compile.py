@@ -22,10 +22,6 @@ MODULES = {
         f"elementwise {name}": ((source.PACK, elementwise.kernels(name)), [{"T": t} for t in TYPES])
         for name in elementwise.FUNCTIONS
     },
-    **{
-        f"bias {name}": ((source.PACK, elementwise.bias_kernels(name)), PAIRS)
-        for name in elementwise.EPILOGUES
-    },
     "softmax": (SOFTMAX, [{"T": t} for t in TYPES]),
     "layer and group norm": ((source.ROWS, norms.kernels(True)), PAIRS),
     "rms norm": ((source.ROWS, norms.kernels(False)), PAIRS),

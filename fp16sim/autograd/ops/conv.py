@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from fp16sim.autograd.primitive import primitive
 from fp16sim.backend import Array, computing_dtype, is_on_gpu, namespace_of
 from fp16sim.kernels import product
+from fp16sim.kernels.fused.source import STORAGE
 
 # Columns of so many bytes at a time: they are written once and read once, from the cache.
 COLUMN_BYTES = 2**21
@@ -107,8 +108,8 @@ def forward(
     xp = namespace_of(x)
     y = xp.empty((len(x), *kernels.shape[:2], output[0] * output[1]), computing_dtype(x))
     for block, columns in _columns(x, kernel, output, geometry, whole=False):
-        if multiply is product and y.dtype == columns.dtype:
-            xp.matmul(kernels, columns, out=y[block])
+        if multiply is product:
+            product(kernels, columns, out=y[block])
         else:
             y[block] = multiply(kernels, columns)
     outputs: Array = y.reshape(len(x), weight.shape[0], *output)
@@ -143,7 +144,7 @@ def of_inputs(
     image_bytes = channels * len(places) * slopes.shape[3] * padded.dtype.itemsize
     for block in _blocks(images, image_bytes, g):
         columns = multiply(kernels, slopes[block])
-        if is_on_gpu(g):
+        if _has_kernels(columns):
             part = (len(columns), *shape[1:])
             # Every value is the sum of its copies, which a GPU fetches.
             padded[block][:, :, top : top + height, left : left + width] = _gpu().col2im(
@@ -211,6 +212,10 @@ def _gpu() -> Any:
     return importlib.import_module("fp16sim.kernels.fused.gpu")
 
 
+def _has_kernels(x: Array) -> bool:
+    return is_on_gpu(x) and x.dtype.name in STORAGE
+
+
 def _blocks(images: int, image_bytes: int, like: Array, whole: bool = False) -> Iterator[slice]:
     """Slices of a few images each."""
     most = GPU_COLUMN_BYTES if is_on_gpu(like) else COLUMN_BYTES
@@ -237,7 +242,7 @@ def _columns(
         if direct:
             yield block, _flat(part, groups)
             continue
-        if is_on_gpu(x):
+        if _has_kernels(x):
             yield block, _gpu().im2col(part, kernel, *geometry)
             continue
         if scratch is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fp16sim.autograd.primitive import primitive
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, namespace_of, select
 
 
 @primitive
@@ -144,13 +144,13 @@ def _(g: Array, passes: Array) -> Any:
 @primitive(exact=True)
 def where(x: Array, y: Array, *, condition: Array) -> Any:
     """x where the condition holds, else y."""
-    return namespace_of(x).where(condition, x, y), (condition,)
+    return select(condition, x, y), (condition,)
 
 
 @where.backward
 def _(g: Array, condition: Array) -> Any:
-    xp, zero = namespace_of(g), g.dtype.type(0)
-    return lambda: xp.where(condition, g, zero), lambda: xp.where(condition, zero, g)
+    zero = namespace_of(g).zeros((), g.dtype)
+    return lambda: select(condition, g, zero), lambda: select(condition, zero, g)
 
 
 @primitive(exact=True)
@@ -173,4 +173,5 @@ def relu(x: Array) -> Any:
 
 @relu.backward
 def _(g: Array, y: Array) -> Any:
-    return (namespace_of(g).where(y != 0, g, g.dtype.type(0)),)  # a NaN passes, as in PyTorch
+    zero = namespace_of(g).zeros((), g.dtype)
+    return (select(y != 0, g, zero),)  # a NaN passes, as in PyTorch

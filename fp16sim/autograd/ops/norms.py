@@ -7,7 +7,7 @@ from string import ascii_letters
 from typing import Any
 
 from fp16sim.autograd.primitive import primitive
-from fp16sim.backend import Array, namespace_of
+from fp16sim.backend import Array, is_on_gpu, namespace_of
 
 Axes = tuple[int, ...]
 
@@ -53,6 +53,9 @@ RUN = 2**12
 
 def _sum_product(x: Array, y: Array, kept: Axes) -> Array:
     """The sum of x·y over all axes but those kept; in runs, whose sums NumPy adds pairwise."""
+    if is_on_gpu(x):  # whose einsum multiplies matrices of one row
+        alone: Array = (x * y).sum(axis=tuple(i for i in range(x.ndim) if i not in kept))
+        return alone
     letters = ascii_letters[: x.ndim]
     last = x.shape[-1] if x.ndim else 0
     if x.ndim - 1 not in kept and last > RUN:

@@ -1,4 +1,4 @@
-"""Functions of one number, forward and backward, and the bias that is added before one."""
+"""Functions of one number, forward and backward."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ class Function(NamedTuple):
 
 
 FUNCTIONS = {
-    "relu": Function("x <= 0 ? 0 : x", "y != 0 ? g : 0", "y"),
     "exp": Function("expf(x)", "g * y", "y"),
     "tanh": Function("tanhf(x)", "g * (1 - y * y)", "y"),
     "sigmoid": Function("sigmoid(x)", "g * (1 - y) * y", "y"),
@@ -27,9 +26,6 @@ FUNCTIONS = {
     "gelu": Function("gelu(x)", "g * gelu_slope(x)", "x"),
     "gelu_tanh": Function("gelu_tanh(x)", "g * gelu_tanh_slope(x)", "x"),
 }
-
-#: what may follow the sum of x and bias, in the same kernel
-EPILOGUES = {"none": "x", **{name: FUNCTIONS[name].forward for name in ("relu", "gelu")}}
 
 #: Slopes as in ``plain``, but with no error of more than some ulps for sigmoids of numbers far
 #: below 0. Infinite x must not meet a zero; a NaN passes through comparisons that are false.
@@ -111,35 +107,3 @@ def kernels(name: str) -> str:
     function = FUNCTIONS[name]
     text = KERNELS.replace("FORWARD", function.forward).replace("BACKWARD", function.backward)
     return HELPERS + text.replace("SAVED", function.saves)
-
-
-#: a thread keeps the bias of its N columns, and goes down the rows; W is the type of the bias
-BIAS = """
-__device__ __forceinline__ float epilogue(float x) { return EPILOGUE; }
-
-template <int N> __device__ void add(const T* x, const W* bias, T* y, I rows, I width) {
-    const I column = (blockIdx.x * (I)blockDim.x + threadIdx.x) * N;
-    if (column >= width) return;
-    float b[N];
-    for (int k = 0; k < N; ++k) b[k] = loaded(bias[column + k]);
-    for (I row = blockIdx.y; row < rows; row += gridDim.y) {
-        Pack<N> pack = *(const Pack<N>*)(x + row * width + column);
-        for (int k = 0; k < N; ++k) pack.at[k] = stored<T>(epilogue(loaded(pack.at[k]) + b[k]));
-        *(Pack<N>*)(y + row * width + column) = pack;
-    }
-}
-
-extern "C" __global__ void bias_wide(const T* x, const W* bias, T* y, I rows, I width) {
-    add<WIDE>(x, bias, y, rows, width);
-}
-
-extern "C" __global__ void bias_narrow(const T* x, const W* bias, T* y, I rows, I width) {
-    add<1>(x, bias, y, rows, width);
-}
-"""
-
-
-@cache
-def bias_kernels(epilogue: str) -> str:
-    """Text of ``bias_wide``, for whole packs of columns, and of ``bias_narrow``."""
-    return HELPERS + BIAS.replace("EPILOGUE", EPILOGUES[epilogue])

@@ -100,27 +100,6 @@ def _elementwise(name: str, way: str, *arrays: Array) -> Array:
     return out
 
 
-def add_bias(x: Array, bias: Array, epilogue: str = "none") -> Array:
-    """x (..., width) + bias (width,), which may be fp32, then "none", "relu" or "gelu" of it."""
-    (x,), (bias,) = contiguous(x), contiguous(bias)
-    width = bias.size
-    if x.shape[-1:] != bias.shape:
-        raise ValueError(f"bias must be ({x.shape[-1]},) for x {x.shape}, got {bias.shape}")
-    out: Array = cupy.empty_like(x)
-    if not out.size:
-        return out
-    wide = 16 // x.itemsize
-    packed = _packs(x, out) and width % wide == 0
-    name, each = ("bias_wide", wide) if packed else ("bias_narrow", 1)
-    parts = (source.PACK, elementwise.bias_kernels(epilogue))
-    function = kernel(name, *parts, T=type_of(x), W=type_of(bias))
-    threads = min(256, max(32, 1 << (-(-width // each) - 1).bit_length()))
-    count = x.size // width
-    grid = (-(-width // (threads * each)), min(count, 1024))
-    launch(function, (grid, (threads,)), x, bias, out, count, width)
-    return out
-
-
 def softmax(x: Array) -> Array:
     """Along the last axis."""
     return _of_rows("softmax", x)

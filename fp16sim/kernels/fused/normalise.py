@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import cupy
@@ -100,33 +98,10 @@ def norm_backward(g: Array, normal: Normal) -> Array:
 def norm_parameters_backward(g: Array, normal: Normal) -> Array:
     """Gradients (2, parameters) of weight and bias, in fp32; always the same bits, no atomics."""
     g, x = contiguous(g, normal.x)
-    images = normal.rstd.size // normal.groups
-    arrays = (g, x, normal.mean, normal.rstd)
-    return _sums(partial(_norm, normal=normal), arrays, images, normal.groups, normal.inner)
-
-
-def bias_backward(g: Array) -> Array:
-    """Sums of g (N, channels, ...) over all other axes, (channels,) in fp32: a bias's gradient."""
-    (g,) = contiguous(g)
-
-    def function(name: str) -> Any:
-        return kernel(name, source.ROWS, norms.kernels(False), T=type_of(g), W=type_of(g))
-
-    totals: Array = _sums(function, (g, None, None, None), len(g), 1, math.prod(g.shape[2:]))[1]
-    return totals
-
-
-def _sums(
-    function: Callable[[str], Any],
-    arrays: tuple[Array | None, ...],
-    images: int,
-    groups: int,
-    inner: int,
-) -> Array:
-    """Of g·normalised x, if there is an x, and of g: (2, channels)."""
-    g = arrays[0]
-    if g is None or not g.size:
+    if not g.size:
         raise ValueError("g is empty: there is nothing to add up")
+    groups, inner = normal.groups, normal.inner
+    images = normal.rstd.size // groups
     width = g.size // images // inner
     parts, part = norms.parts_of(images)
     sums: Array = cupy.empty((2, parts, width), np.float32)
@@ -134,6 +109,7 @@ def _sums(
     name, geometry = "columns", ((-(-width // 32), parts), (32, 8))
     if inner > 1:
         name, geometry = "channels", ((width, parts), (256, 1))
-    launch(function(name), geometry, *arrays, *sums, images, part, width, groups, inner)
-    launch(function("fold"), ((-(-2 * width // 128),), (128,)), sums, out, parts, width)
+    arrays = (g, x, normal.mean, normal.rstd)
+    launch(_norm(name, normal), geometry, *arrays, *sums, images, part, width, groups, inner)
+    launch(_norm("fold", normal), ((-(-2 * width // 128),), (128,)), sums, out, parts, width)
     return out
