@@ -251,6 +251,37 @@ def check_master_step(function: Callable[[float, float], tuple[float, float]]) -
     return True
 
 
+def check_next_scale(function: Callable[[float, int, bool, int], tuple[float, int]]) -> bool:
+    """Lesson 09: the rule of dynamic loss scaling."""
+    cases = [
+        ((1024.0, 0, True, 5), (1024.0, 1), "A good step counts, and changes nothing yet."),
+        (
+            (1024.0, 2, False, 5),
+            (512.0, 0),
+            "An overflow halves the scale, and begins a new count.",
+        ),
+        ((1024.0, 4, True, 5), (2048.0, 0), "The fifth good step doubles it, and counts anew."),
+        ((1024.0, 4, False, 5), (512.0, 0), "A bad step is no good one: nothing is doubled."),
+        ((1.0, 0, False, 5), (0.5, 0), "There is no floor in this rule: 1 becomes 0.5."),
+        ((8.0, 0, True, 1), (16.0, 0), "With an interval of 1 every good step doubles."),
+    ]
+    for arguments, expected, hint in cases:
+        result = function(*arguments)
+        if not isinstance(result, tuple) or len(result) != 2:
+            print(f"next_step returns {result!r}; it should be two numbers: scale, streak.")
+            return False
+        if ... in result:
+            print("Not written yet: next_step returns `...`.")
+            return False
+        if result != expected:
+            shown = ", ".join(map(str, arguments))
+            print(f"Not yet. next_step({shown}) gives {result}, not {expected}.")
+            print(hint)
+            return False
+    print("Right: up slowly, down at once, and a new count after either.")
+    return True
+
+
 def check_speedup(function: Callable[[float, float, float, float, float], float]) -> bool:
     """Lesson 12: the roofline's bound on how much faster fp16 is than fp32."""
     cases = [

@@ -196,6 +196,37 @@ def test_wrong_answers_of_lesson_06_get_the_right_hint(answer, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda s, n, ok, k: (..., ...), "Not written yet"),
+        (lambda s, n, ok, k: s / 2, "two numbers"),
+        (lambda s, n, ok, k: (s * 2 if ok else s / 2, 0), "changes nothing yet"),
+        (lambda s, n, ok, k: (s, n + 1) if ok else (s / 2, n), "begins a new count"),
+        (lambda s, n, ok, k: (s, n + 1) if ok else (s / 2, 0), "The fifth good step"),
+        (
+            lambda s, n, ok, k: (s * 2, 0) if n + 1 == k else (s, n + 1) if ok else (s / 2, 0),
+            "no good one",
+        ),
+        (
+            lambda s, n, ok, k: (
+                (max(s / 2, 1.0), 0) if not ok else (s * 2, 0) if n + 1 == k else (s, n + 1)
+            ),
+            "no floor",
+        ),
+        (
+            lambda s, n, ok, k: (
+                (s / 2, 0) if not ok else (s * 2, 0) if n and n + 1 == k else (s, n + 1)
+            ),
+            "every good step",
+        ),
+    ],
+)
+def test_wrong_answers_of_lesson_09_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_next_scale(answer)
+    assert hint in capsys.readouterr().out
+
+
 def roofline(size32, size16, meets):
     def answer(operations, numbers, peak32, peak16, bandwidth):
         times = (
