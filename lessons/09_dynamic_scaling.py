@@ -75,15 +75,14 @@ STEPS = 1000
 rng = np.random.default_rng(0)
 sizes = 0.5 * np.exp(-np.arange(STEPS) / 150) * np.exp(rng.normal(0, 0.3, STEPS)) + 1e-4
 sizes[500] *= 100
-rules = {
-    "PyTorch": SCALERS["torch"], "Megatron": SCALERS["megatron"], "static": LossScale(dynamic=False),
-}  # fmt: skip
+rules = {name: SCALERS[name.lower()] for name in ("Torch", "Megatron")}
+rules["static"] = LossScale(dynamic=False)
 quick = {name: replace(rule, scale=2.0**16, growth_interval=30) for name, rule in rules.items()}
 with plots.style():
     figure = plots.new_figure(7.2, 3.6)
     axes = figure.add_subplot()
     axes.plot(65504 / sizes, color="#BBBBBB", label="65504 / largest gradient")
-    looks = {"PyTorch": ("#000000", "-"), "Megatron": ("#0072B2", "--"), "static": ("#D55E00", ":")}
+    looks = {"Torch": ("#000000", "-"), "Megatron": ("#0072B2", "--"), "static": ("#D55E00", ":")}
     for name, rule in quick.items():
         scales, skipped = run(rule, sizes)
         axes.step(range(STEPS), scales, color=looks[name][0], linestyle=looks[name][1], label=name)
