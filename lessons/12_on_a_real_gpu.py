@@ -19,6 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import checks
 import numpy as np
 from checks import check_speedup
 
@@ -29,7 +30,7 @@ FAST = "--fast" in sys.argv
 # A quick run must not replace the real figures.
 TEMPORARY = tempfile.TemporaryDirectory()
 FIGURES = Path(TEMPORARY.name if FAST else "figures")
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+RESULTS = Path(checks.__file__).resolve().parents[1] / "benchmarks" / "results"
 
 # %% [markdown]
 # ## The same numbers in half the room

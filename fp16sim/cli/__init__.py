@@ -8,6 +8,7 @@ from fp16sim.cli.accumulate import accumulate
 from fp16sim.cli.bench import bench
 from fp16sim.cli.clinic import clinic
 from fp16sim.cli.doctor import doctor
+from fp16sim.cli.lessons import lessons
 from fp16sim.cli.memory import memory
 from fp16sim.cli.numbers import explain
 from fp16sim.cli.presets import presets
@@ -25,6 +26,7 @@ def main() -> None:
 
 
 COMMANDS = (
+    lessons,
     rescue,
     underflow,
     swamping,
