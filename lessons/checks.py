@@ -282,6 +282,37 @@ def check_next_scale(function: Callable[[float, int, bool, int], tuple[float, in
     return True
 
 
+def check_class_of(function: Callable[[str], str]) -> bool:
+    """Lesson 10: on which list an operation is."""
+    cases = [
+        ("matmul", "low", "Products are what fp16 is fast at, and they add in fp32 inside."),
+        ("relu", "any", "A ReLU loses nothing in either: it runs in what it is given."),
+        ("exp", "wide", "e^12 is more than fp16 has."),
+        ("linear", "low", "A linear layer is a product."),
+        ("softmax", "wide", "It exponentiates, and sums."),
+        ("layer_norm", "wide", "It squares and sums."),
+        ("add", "any", "Sums of two numbers are harmless: of two formats, the wider one."),
+        ("sum", "wide", "Sums of many numbers end at 65504."),
+        ("cross_entropy", "wide", "Losses take logarithms and sums."),
+        ("conv2d", "low", "A convolution is a product as well."),
+        ("mean", "any", "The surprise of this lesson: PyTorch leaves the mean off its lists."),
+    ]
+    for operation, expected, hint in cases:
+        result = function(operation)
+        if result is ...:
+            print("Not written yet: class_of returns `...`.")
+            return False
+        if result not in ("low", "wide", "any"):
+            print(f"class_of returns {result!r}, but it should be 'low', 'wide' or 'any'.")
+            return False
+        if result != expected:
+            print(f"Not yet. class_of({operation!r}) gives {result!r}, not {expected!r}.")
+            print(hint)
+            return False
+    print("Right: fast and safe, slow but safe, and no matter.")
+    return True
+
+
 def check_speedup(function: Callable[[float, float, float, float, float], float]) -> bool:
     """Lesson 12: the roofline's bound on how much faster fp16 is than fp32."""
     cases = [

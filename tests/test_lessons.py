@@ -227,6 +227,38 @@ def test_wrong_answers_of_lesson_09_get_the_right_hint(answer, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
+LISTS = {"low": ["matmul", "linear", "conv2d"], "any": ["relu", "add", "mean"]}
+
+
+def listed(**changes):
+    """The right answer, with some wrong ones."""
+    known = {name: kind for kind, names in LISTS.items() for name in names} | changes
+    return lambda operation: known.get(operation, "wide")
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda name: ..., "Not written yet"),
+        (lambda name: "fp16", "should be 'low'"),
+        (lambda name: "wide", "Products are what"),
+        (lambda name: "low", "loses nothing"),
+        (listed(exp="any"), "e^12"),
+        (listed(linear="wide"), "is a product"),
+        (listed(softmax="low"), "exponentiates"),
+        (listed(layer_norm="any"), "squares"),
+        (listed(add="wide"), "harmless"),
+        (listed(sum="any"), "end at 65504"),
+        (listed(cross_entropy="any"), "logarithms"),
+        (listed(conv2d="any"), "as well"),
+        (listed(mean="wide"), "surprise"),
+    ],
+)
+def test_wrong_answers_of_lesson_10_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_class_of(answer)
+    assert hint in capsys.readouterr().out
+
+
 def roofline(size32, size16, meets):
     def answer(operations, numbers, peak32, peak16, bandwidth):
         times = (
