@@ -77,8 +77,9 @@ activations = low(300 + 5 * rng.standard_normal((1, 64)))
 difference = activations - 0.0
 squares = (difference * difference).mean()
 mean = activations.mean()
-print(f"step by step in fp16: mean of squares {squares.item():g}, less the squared mean "
-      f"{(squares - mean * mean).item():g}; as one operation {activations.var().item():.3g}")  # fmt: skip
+print(f"step by step in fp16: mean of squares {squares.item():g}", end=", ")
+print(f"less the squared mean {(squares - mean * mean).item():g}", end="; ")
+print(f"as one operation {activations.var().item():.3g}")
 print(f"sum of 70000 ones in fp16: {low(np.ones(70_000)).sum().item():g}")
 p = F.softmax(low(np.zeros(10_000)), axis=0)
 print(f"10000 equal probabilities: {p.numpy()[0]:.4g} each, together {p.numpy().sum():.4f}; "
