@@ -313,6 +313,38 @@ def check_class_of(function: Callable[[str], str]) -> bool:
     return True
 
 
+def check_bytes_of(function: Callable[[int, int, str], int]) -> bool:
+    """Lesson 11: the bytes of a training step with Adam."""
+    cases = [
+        ((0, 1000, "fp32"), 4000, "An fp32 value takes 4 bytes."),
+        ((0, 1000, "amp"), 2000, "Activations of products are fp16 under amp: 2 bytes."),
+        ((10, 0, "fp32"), 160, "Weight 4, gradient 4, and Adam's two moments 4 each: 16."),
+        ((10, 0, "O3"), 120, "Weight 2, gradient 2; the moments stay in fp32, 8: 12."),
+        ((10, 0, "O2"), 160, "As O3, and an fp32 master of 4: 16."),
+        (
+            (10, 0, "amp"),
+            180,
+            "Under amp weights and gradients are fp32, and casts come on top: 18.",
+        ),
+        ((10, 1000, "O2"), 2160, "Parameters and activations add up."),
+    ]
+    for arguments, expected, hint in cases:
+        result = function(*arguments)
+        if result is ...:
+            print("Not written yet: bytes_of returns `...`.")
+            return False
+        if not isinstance(result, int | float | np.number):
+            print(f"bytes_of returns {result!r}, but it should be one number.")
+            return False
+        if result != expected:
+            shown = ", ".join(map(repr, arguments))
+            print(f"Not yet. bytes_of({shown}) gives {result:g}, not {expected}.")
+            print(hint)
+            return False
+    print("Right: activations halve, and what Adam needs of a weight does not.")
+    return True
+
+
 def check_speedup(function: Callable[[float, float, float, float, float], float]) -> bool:
     """Lesson 12: the roofline's bound on how much faster fp16 is than fp32."""
     cases = [

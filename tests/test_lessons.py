@@ -259,6 +259,30 @@ def test_wrong_answers_of_lesson_10_get_the_right_hint(answer, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
+def bill(wide=4, low=2, **per_parameter):
+    known = {"fp32": 16, "amp": 18, "O2": 16, "O3": 12} | per_parameter
+    return lambda p, a, policy: p * known[policy] + a * (wide if policy == "fp32" else low)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda p, a, policy: ..., "Not written yet"),
+        (lambda p, a, policy: None, "one number"),
+        (bill(wide=32), "takes 4 bytes"),
+        (bill(low=4), "are fp16 under amp"),
+        (bill(fp32=8), "two moments"),
+        (bill(O3=8), "stay in fp32"),
+        (bill(O2=12), "an fp32 master"),
+        (bill(amp=16), "on top"),
+        (lambda p, a, policy: max(bill()(p, 0, policy), bill()(0, a, policy)), "add up"),
+    ],
+)
+def test_wrong_answers_of_lesson_11_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_bytes_of(answer)
+    assert hint in capsys.readouterr().out
+
+
 def roofline(size32, size16, meets):
     def answer(operations, numbers, peak32, peak16, bandwidth):
         times = (
