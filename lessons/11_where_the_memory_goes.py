@@ -70,7 +70,7 @@ found = {"mlp": show("mlp")}
 # %% [markdown]
 # (amp: fp32 weights, fp16 products, as PyTorch. O2: fp16 weights with fp32 masters. O3: all fp16.
 # The bytes are those of a machine that stores fp16 in two; they are counted, on the tape.) For a
-# network as small as this the weights and what belongs to them are all there is, and amp *costs*
+# network as small as this the weights and what belongs to them are nearly all, and amp *costs*
 # memory.
 #
 # Now networks whose activations matter.
