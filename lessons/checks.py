@@ -345,6 +345,33 @@ def check_bytes_of(function: Callable[[int, int, str], int]) -> bool:
     return True
 
 
+def check_flushed(function: Callable[[dict[int, int], int], int]) -> bool:
+    """Lesson 07: how many values of known exponents become zero in fp16 under a loss scale."""
+    cases = [
+        (({0: 5}, 0), 0, "Numbers from 1 to 2 are safe."),
+        (({-40: 3, 0: 2}, 0), 3, "2^-40 is far below fp16: how many values are there, not bins?"),
+        (({-20: 7}, 0), 0, "2^-20 is subnormal, below 2^-14, but no zero."),
+        (({-25: 4}, 0), 0, "Between 2^-25 and 2^-24 the smallest number, 2^-24, is nearer than 0."),
+        (({-26: 4}, 0), 4, "From 2^-26 to 2^-25 all values are nearer to 0."),
+        (({-30: 6}, 8), 0, "Times 2^8 they are at 2^-22: scaling makes them larger."),
+        (({-20: 6}, -8), 6, "A scale of 2^-8 makes them smaller: 2^-28."),
+    ]
+    for (counts, k), expected, hint in cases:
+        result = function(dict(counts), k)
+        if result is ...:
+            print("Not written yet: flushed returns `...`.")
+            return False
+        if not isinstance(result, int | float | np.number):
+            print(f"flushed returns {result!r}, but it should be one number.")
+            return False
+        if result != expected:
+            print(f"Not yet. flushed({counts}, {k}) gives {result:g}, not {expected}.")
+            print(hint)
+            return False
+    print("Right: the edge is at 2^-25, and a scale moves the values, not the edge.")
+    return True
+
+
 def check_speedup(function: Callable[[float, float, float, float, float], float]) -> bool:
     """Lesson 12: the roofline's bound on how much faster fp16 is than fp32."""
     cases = [

@@ -259,6 +259,29 @@ def test_wrong_answers_of_lesson_10_get_the_right_hint(answer, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
+def below(edge, sign=1):
+    return lambda counts, k: sum(n for e, n in counts.items() if e + sign * k < edge)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda counts, k: ..., "Not written yet"),
+        (lambda counts, k: None, "one number"),
+        (lambda counts, k: sum(counts.values()), "are safe"),
+        (lambda counts, k: sum(e + k < -25 for e in counts), "not bins"),
+        (below(-14), "but no zero"),
+        (below(-24), "is nearer than 0"),
+        (below(-26), "nearer to 0"),
+        (below(-25, sign=-1), "makes them larger"),
+        (lambda counts, k: below(-25)(counts, max(k, 0)), "makes them smaller"),
+    ],
+)
+def test_wrong_answers_of_lesson_07_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_flushed(answer)
+    assert hint in capsys.readouterr().out
+
+
 def bill(wide=4, low=2, **per_parameter):
     known = {"fp32": 16, "amp": 18, "O2": 16, "O3": 12} | per_parameter
     return lambda p, a, policy: p * known[policy] + a * (wide if policy == "fp32" else low)
