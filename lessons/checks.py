@@ -1,10 +1,59 @@
 """Checks of the exercises: each prints what is wrong, or that all is well, and returns which."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 import fp16sim as fs
+
+NUMBER, PAIR = "one number", "two numbers"
+
+
+def _is_a(kind: str | tuple[str, ...], result: object) -> bool:
+    if kind == NUMBER:
+        return isinstance(result, int | float | np.number)
+    if kind == PAIR:
+        return isinstance(result, tuple) and len(result) == 2
+    return isinstance(result, str) and result in kind
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float | np.floating) else f"{value}"
+
+
+def _judge(
+    name: str,
+    function: Callable[..., object],
+    cases: Sequence[tuple[tuple[Any, ...], Any, str]],
+    kind: str | tuple[str, ...],
+    praise: str,
+) -> bool:
+    """Try a function on cases (its arguments, what is right, a hint) until it is wrong.
+
+    ``kind`` is what it should return: NUMBER, PAIR or one of the given words.
+    """
+    for arguments, expected, hint in cases:
+        result = function(*arguments)
+        if result is ... or isinstance(result, tuple) and ... in result:
+            print(f"Not written yet: {name} returns `...`.")
+            return False
+        if not _is_a(kind, result):
+            allowed = kind if isinstance(kind, str) else f"one of {', '.join(kind)}"
+            print(f"{name} returns {result!r}, but it should be {allowed}.")
+            return False
+        right = (
+            np.isclose(result, expected, rtol=1e-6, atol=0)
+            if kind == NUMBER
+            else result == expected
+        )
+        if not right:
+            call = f"{name}({', '.join(map(_shown, arguments))})"
+            print(f"Not yet. {call} gives {_shown(result)}, not {_shown(expected)}.")
+            print(hint)
+            return False
+    print(praise)
+    return True
 
 
 def check_flushed_share(function: Callable[[np.ndarray, float], float]) -> bool:
@@ -80,140 +129,100 @@ def check_flushed_share(function: Callable[[np.ndarray, float], float]) -> bool:
 def check_spacing(function: Callable[[float, fs.Format], float]) -> bool:
     """Lesson 02: the distance from a number of a format to the next larger one."""
     cases = [
-        (1.0, fs.FP16, 2.0**-10, "At 1 it is what is called eps, 2^-10 in fp16."),
+        ((1.0, fs.FP16), 2.0**-10, "At 1 it is what is called eps, 2^-10 in fp16."),
         (
-            1.5,
-            fs.FP16,
+            (1.5, fs.FP16),
             2.0**-10,
             "From 1 to 2 all numbers are equally far apart: the spacing follows the power of two "
             "below the number, not the number.",
         ),
-        (3.0, fs.FP16, 2.0**-9, "It doubles with every power of two: 3 lies between 2 and 4."),
-        (1.0, fs.BF16, 2.0**-7, "bf16 has 8 significant bits, fp16 has 11. Is 2^-10 built in?"),
+        ((3.0, fs.FP16), 2.0**-9, "It doubles with every power of two: 3 lies between 2 and 4."),
+        ((1.0, fs.BF16), 2.0**-7, "bf16 has 8 significant bits, fp16 has 11. Is 2^-10 built in?"),
         (
-            2.0**-20,
-            fs.FP16,
+            (2.0**-20, fs.FP16),
             2.0**-24,
             "2^-20 is subnormal in fp16. Below 2^-14 the spacing does not get smaller any more: "
             "the exponent that counts is never below fmt.emin.",
         ),
-        (448.0 / 2, fs.E4M3, 16.0, "224 lies between 128 and 256, and E4M3 has 4 bits: 128 / 8."),
+        ((448.0 / 2, fs.E4M3), 16.0, "224 lies between 128 and 256, and E4M3 has 4 bits: 128 / 8."),
     ]
-    for x, fmt, expected, hint in cases:
-        result = function(x, fmt)
-        if result is ...:
-            print("Not written yet: spacing returns `...`.")
-            return False
-        if not isinstance(result, int | float | np.number):
-            print(f"spacing returns {result!r}, but it should be one number.")
-            return False
-        if result != expected:
-            print(f"Not yet. spacing({x:g}, {fmt}) gives {result:g}, not {expected:g}.")
-            print(hint)
-            return False
-    print("Right: a power of two for every binade, and the same one for all subnormal numbers.")
-    return True
+    praise = "Right: a power of two for every binade, and the same one for all subnormal numbers."
+    return _judge("spacing", function, cases, NUMBER, praise)
 
 
 def check_round_even(function: Callable[[float, float], float]) -> bool:
     """Lesson 03: rounding to the nearest multiple of a spacing, ties to the even one."""
     cases = [
-        (0.3, 1.0, 0.0, "0.3 is nearer to 0."),
-        (0.7, 1.0, 1.0, "0.7 is nearer to 1. Cutting off is not rounding to nearest."),
-        (5.2, 2.0, 6.0, "The numbers are multiples of the spacing: 4, 6, 8 here."),
-        (0.5, 1.0, 0.0, "0.5 is a tie of 0 and 1, and the even one is 0."),
-        (1.5, 1.0, 2.0, "1.5 is a tie of 1 and 2, and the even one is 2: ties go up as often."),
-        (-0.7, 1.0, -1.0, "-0.7 is nearer to -1: mind that floor goes down, not toward zero."),
-        (-2.5, 1.0, -2.0, "-2.5 is a tie of -3 and -2, and the even one is -2."),
-        (3.0, 2.0, 4.0, "3 is a tie of 2 and 4. Even is the multiple: 2 = 1 x 2 is odd."),
+        ((0.3, 1.0), 0.0, "0.3 is nearer to 0."),
+        ((0.7, 1.0), 1.0, "0.7 is nearer to 1. Cutting off is not rounding to nearest."),
+        ((5.2, 2.0), 6.0, "The numbers are multiples of the spacing: 4, 6, 8 here."),
+        ((0.5, 1.0), 0.0, "0.5 is a tie of 0 and 1, and the even one is 0."),
+        ((1.5, 1.0), 2.0, "1.5 is a tie of 1 and 2, and the even one is 2: ties go up as often."),
+        ((-0.7, 1.0), -1.0, "-0.7 is nearer to -1: mind that floor goes down, not toward zero."),
+        ((-2.5, 1.0), -2.0, "-2.5 is a tie of -3 and -2, and the even one is -2."),
+        ((3.0, 2.0), 4.0, "3 is a tie of 2 and 4. Even is the multiple: 2 = 1 x 2 is odd."),
     ]
-    for x, spacing, expected, hint in cases:
-        result = function(x, spacing)
-        if result is ...:
-            print("Not written yet: round_even returns `...`.")
-            return False
-        if not isinstance(result, int | float | np.number):
-            print(f"round_even returns {result!r}, but it should be one number.")
-            return False
-        if result != expected:
-            print(f"Not yet. round_even({x:g}, {spacing:g}) gives {result:g}, not {expected:g}.")
-            print(hint)
-            return False
-    print("Right: the nearest, and of two the even one, on both sides of zero.")
-    return True
+    praise = "Right: the nearest, and of two the even one, on both sides of zero."
+    return _judge("round_even", function, cases, NUMBER, praise)
 
 
 def check_fate(function: Callable[[float], str]) -> bool:
     """Lesson 04: what becomes of a number in fp16, in a word."""
-    words = ("zero", "flushed", "subnormal", "normal", "overflow", "nan")
     cases = [
-        (1.0, "normal", "1 is in the middle of it all."),
-        (0.0, "zero", "Nothing is lost of a zero."),
-        (2.0**-20, "subnormal", "2^-20 is below 2^-14 and above 2^-24: there, with fewer bits."),
-        (1e-9, "flushed", "1e-9 is below half of the smallest number."),
-        (70000.0, "overflow", "65504 is the largest number."),
-        (-70000.0, "overflow", "Negative numbers end at -65504. Is the sign in the way?"),
-        (65510.0, "normal", "65510 is nearer to 65504 than to what would come next: it is there."),
-        (1.5 * 2.0**-25, "subnormal", "1.5 x 2^-25 is below 2^-24, and is rounded up to it."),
-        (2.0**-14 * (1 - 2.0**-12), "normal", "This one is rounded up to 2^-14, which is normal."),
-        (float("nan"), "nan", "A NaN stays NaN, and is less than, equal to, above nothing."),
+        ((1.0,), "normal", "1 is in the middle of it all."),
+        ((0.0,), "zero", "Nothing is lost of a zero."),
+        ((2.0**-20,), "subnormal", "2^-20 is below 2^-14 and above 2^-24: there, with fewer bits."),
+        ((1e-9,), "flushed", "1e-9 is below half of the smallest number."),
+        ((70000.0,), "overflow", "65504 is the largest number."),
+        ((-70000.0,), "overflow", "Negative numbers end at -65504. Is the sign in the way?"),
+        (
+            (65510.0,),
+            "normal",
+            "65510 is nearer to 65504 than to what would come next: it is there.",
+        ),
+        ((1.5 * 2.0**-25,), "subnormal", "1.5 x 2^-25 is below 2^-24, and is rounded up to it."),
+        (
+            (2.0**-14 * (1 - 2.0**-12),),
+            "normal",
+            "This one is rounded up to 2^-14, which is normal.",
+        ),
+        ((float("nan"),), "nan", "A NaN stays NaN, and is less than, equal to, above nothing."),
     ]
-    for x, expected, hint in cases:
-        result = function(x)
-        if result is ...:
-            print("Not written yet: fate returns `...`.")
-            return False
-        if result not in words:
-            print(f"fate returns {result!r}, but it should be one of {', '.join(words)}.")
-            return False
-        if result != expected:
-            print(f"Not yet. fate({x!r}) gives {result!r}, not {expected!r}.")
-            print(hint)
-            return False
-    print("Right: what counts is what rounding makes of a number, not the number itself.")
-    return True
+    praise = "Right: what counts is what rounding makes of a number, not the number itself."
+    return _judge(
+        "fate",
+        function,
+        cases,
+        ("zero", "flushed", "subnormal", "normal", "overflow", "nan"),
+        praise,
+    )
 
 
 def check_stalls_at(function: Callable[[float, str], float]) -> bool:
     """Lesson 05: where a sum stalls to which the same value is added again and again."""
     cases = [
-        (1.0, "fp16", 2048.0, "2048 + 1 is halfway to 2050 and goes back: 2048 it is."),
-        (1.0, "bf16", 256.0, "bf16 has 8 significant bits, fp16 has 11. Is 2048 built in?"),
+        ((1.0, "fp16"), 2048.0, "2048 + 1 is halfway to 2050 and goes back: 2048 it is."),
+        ((1.0, "bf16"), 256.0, "bf16 has 8 significant bits, fp16 has 11. Is 2048 built in?"),
         (
-            0.25,
-            "fp16",
+            (0.25, "fp16"),
             512.0,
             "A quarter of the value, a quarter of the sum: fp16's spacing follows its exponent.",
         ),
         (
-            3.0,
-            "fp16",
+            (3.0, "fp16"),
             8192.0,
             "From 4096 on the numbers are 4 apart, and 3 is more than half of that: the sum still "
             "grows, by 4. It stalls where half the spacing exceeds the value.",
         ),
         (
-            1.25,
-            "e5m2",
+            (1.25, "e5m2"),
             16.0,
             "e5m2 has 3 significant bits: from 8 on its numbers are 2 apart, and 1.25 is more than "
             "half of that. Only from 16 on nothing moves.",
         ),
     ]
-    for value, fmt, expected, hint in cases:
-        result = function(value, fmt)
-        if result is ...:
-            print("Not written yet: stalls_at returns `...`.")
-            return False
-        if not isinstance(result, int | float | np.number):
-            print(f"stalls_at returns {result!r}, but it should be one number.")
-            return False
-        if result != expected:
-            print(f"Not yet. stalls_at({value:g}, {fmt!r}) gives {result:g}, not {expected:g}.")
-            print(hint)
-            return False
-    print("Right: a sum stalls where half the spacing of its numbers exceeds what is added.")
-    return True
+    praise = "Right: a sum stalls where half the spacing of its numbers exceeds what is added."
+    return _judge("stalls_at", function, cases, NUMBER, praise)
 
 
 def check_master_step(function: Callable[[float, float], tuple[float, float]]) -> bool:
@@ -265,52 +274,27 @@ def check_next_scale(function: Callable[[float, int, bool, int], tuple[float, in
         ((1.0, 0, False, 5), (0.5, 0), "There is no floor in this rule: 1 becomes 0.5."),
         ((8.0, 0, True, 1), (16.0, 0), "With an interval of 1 every good step doubles."),
     ]
-    for arguments, expected, hint in cases:
-        result = function(*arguments)
-        if not isinstance(result, tuple) or len(result) != 2:
-            print(f"next_step returns {result!r}; it should be two numbers: scale, streak.")
-            return False
-        if ... in result:
-            print("Not written yet: next_step returns `...`.")
-            return False
-        if result != expected:
-            shown = ", ".join(map(str, arguments))
-            print(f"Not yet. next_step({shown}) gives {result}, not {expected}.")
-            print(hint)
-            return False
-    print("Right: up slowly, down at once, and a new count after either.")
-    return True
+    praise = "Right: up slowly, down at once, and a new count after either."
+    return _judge("next_scale", function, cases, PAIR, praise)
 
 
 def check_class_of(function: Callable[[str], str]) -> bool:
     """Lesson 10: on which list an operation is."""
     cases = [
-        ("matmul", "low", "Products are what fp16 is fast at, and they add in fp32 inside."),
-        ("relu", "any", "A ReLU loses nothing in either: it runs in what it is given."),
-        ("exp", "wide", "e^12 is more than fp16 has."),
-        ("linear", "low", "A linear layer is a product."),
-        ("softmax", "wide", "It exponentiates, and sums."),
-        ("layer_norm", "wide", "It squares and sums."),
-        ("add", "any", "Sums of two numbers are harmless: of two formats, the wider one."),
-        ("sum", "wide", "Sums of many numbers end at 65504."),
-        ("cross_entropy", "wide", "Losses take logarithms and sums."),
-        ("conv2d", "low", "A convolution is a product as well."),
-        ("mean", "any", "The surprise of this lesson: PyTorch leaves the mean off its lists."),
+        (("matmul",), "low", "Products are what fp16 is fast at, and they add in fp32 inside."),
+        (("relu",), "any", "A ReLU loses nothing in either: it runs in what it is given."),
+        (("exp",), "wide", "e^12 is more than fp16 has."),
+        (("linear",), "low", "A linear layer is a product."),
+        (("softmax",), "wide", "It exponentiates, and sums."),
+        (("layer_norm",), "wide", "It squares and sums."),
+        (("add",), "any", "Sums of two numbers are harmless: of two formats, the wider one."),
+        (("sum",), "wide", "Sums of many numbers end at 65504."),
+        (("cross_entropy",), "wide", "Losses take logarithms and sums."),
+        (("conv2d",), "low", "A convolution is a product as well."),
+        (("mean",), "any", "The surprise of this lesson: PyTorch leaves the mean off its lists."),
     ]
-    for operation, expected, hint in cases:
-        result = function(operation)
-        if result is ...:
-            print("Not written yet: class_of returns `...`.")
-            return False
-        if result not in ("low", "wide", "any"):
-            print(f"class_of returns {result!r}, but it should be 'low', 'wide' or 'any'.")
-            return False
-        if result != expected:
-            print(f"Not yet. class_of({operation!r}) gives {result!r}, not {expected!r}.")
-            print(hint)
-            return False
-    print("Right: fast and safe, slow but safe, and no matter.")
-    return True
+    praise = "Right: fast and safe, slow but safe, and no matter."
+    return _judge("class_of", function, cases, ("low", "wide", "any"), praise)
 
 
 def check_bytes_of(function: Callable[[int, int, str], int]) -> bool:
@@ -328,21 +312,8 @@ def check_bytes_of(function: Callable[[int, int, str], int]) -> bool:
         ),
         ((10, 1000, "O2"), 2160, "Parameters and activations add up."),
     ]
-    for arguments, expected, hint in cases:
-        result = function(*arguments)
-        if result is ...:
-            print("Not written yet: bytes_of returns `...`.")
-            return False
-        if not isinstance(result, int | float | np.number):
-            print(f"bytes_of returns {result!r}, but it should be one number.")
-            return False
-        if result != expected:
-            shown = ", ".join(map(repr, arguments))
-            print(f"Not yet. bytes_of({shown}) gives {result:g}, not {expected}.")
-            print(hint)
-            return False
-    print("Right: activations halve, and what Adam needs of a weight does not.")
-    return True
+    praise = "Right: activations halve, and what Adam needs of a weight does not."
+    return _judge("bytes_of", function, cases, NUMBER, praise)
 
 
 def check_flushed(function: Callable[[dict[int, int], int], int]) -> bool:
@@ -356,20 +327,8 @@ def check_flushed(function: Callable[[dict[int, int], int], int]) -> bool:
         (({-30: 6}, 8), 0, "Times 2^8 they are at 2^-22: scaling makes them larger."),
         (({-20: 6}, -8), 6, "A scale of 2^-8 makes them smaller: 2^-28."),
     ]
-    for (counts, k), expected, hint in cases:
-        result = function(dict(counts), k)
-        if result is ...:
-            print("Not written yet: flushed returns `...`.")
-            return False
-        if not isinstance(result, int | float | np.number):
-            print(f"flushed returns {result!r}, but it should be one number.")
-            return False
-        if result != expected:
-            print(f"Not yet. flushed({counts}, {k}) gives {result:g}, not {expected}.")
-            print(hint)
-            return False
-    print("Right: the edge is at 2^-25, and a scale moves the values, not the edge.")
-    return True
+    praise = "Right: the edge is at 2^-25, and a scale moves the values, not the edge."
+    return _judge("flushed", function, cases, NUMBER, praise)
 
 
 def check_speedup(function: Callable[[float, float, float, float, float], float]) -> bool:
@@ -398,18 +357,5 @@ def check_speedup(function: Callable[[float, float, float, float, float], float]
             "Is a bandwidth built in? It is an argument.",
         ),
     ]
-    for arguments, expected, hint in cases:
-        result = function(*arguments)
-        if result is ...:
-            print("Not written yet: speedup returns `...`.")
-            return False
-        if not isinstance(result, int | float | np.number):
-            print(f"speedup returns {result!r}, but it should be one number.")
-            return False
-        if not np.isclose(result, expected):
-            shown = ", ".join(f"{number:g}" for number in arguments)
-            print(f"Not yet. speedup({shown}) gives {result:g}, not {expected:g}.")
-            print(hint)
-            return False
-    print("Right: the longer of two times, in each format by itself, and then their ratio.")
-    return True
+    praise = "Right: the longer of two times, in each format by itself, and then their ratio."
+    return _judge("speedup", function, cases, NUMBER, praise)

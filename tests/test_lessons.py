@@ -240,7 +240,7 @@ def listed(**changes):
     ("answer", "hint"),
     [
         (lambda name: ..., "Not written yet"),
-        (lambda name: "fp16", "should be 'low'"),
+        (lambda name: "fp16", "should be one of low"),
         (lambda name: "wide", "Products are what"),
         (lambda name: "low", "loses nothing"),
         (listed(exp="any"), "e^12"),
