@@ -54,6 +54,12 @@ def is_on_gpu(x: object) -> bool:
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
+def address(array: Array) -> int:
+    """Where a CuPy array's first element is in the GPU's memory."""
+    data: Any = array.data
+    return int(data.ptr)
+
+
 def to_host(array: Array) -> Array:
     """The values as a NumPy array: a copy of a GPU's array, a NumPy array itself.
 

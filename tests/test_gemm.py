@@ -63,7 +63,7 @@ class FakeBlas:
 def blas(monkeypatch):
     fake = FakeBlas()
     monkeypatch.setattr(gemm, "_library", lambda: (fake, 7))
-    monkeypatch.setattr(gemm, "_address", lambda array: array.ctypes.data)
+    monkeypatch.setattr(gemm, "address", lambda array: array.ctypes.data)
     return fake
 
 
@@ -121,7 +121,7 @@ def test_batches_broadcast(data):
     with pytest.MonkeyPatch.context() as patch:
         fake = FakeBlas()
         patch.setattr(gemm, "_library", lambda: (fake, 7))
-        patch.setattr(gemm, "_address", lambda array: array.ctypes.data)
+        patch.setattr(gemm, "address", lambda array: array.ctypes.data)
         np.testing.assert_array_equal(gemm.product(x, y), np.float32(x) @ np.float32(y))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,12 +94,13 @@ def bench(
     where = _device(device)
     size = size or ("tiny" if fast else "gpu" if where == "cuda" else "laptop")
     precisions = precisions or (PRECISIONS if where == "cuda" else ("fp32", "fp16"))
-    quick = {"steps": 3, "repeats": 7, "seconds": 0.1, "turns": 2} if fast else {}
     try:
         plan = Plan(
             tuple(dict.fromkeys(names)) or tuple(TASKS), size, where,
-            tuple(dict.fromkeys(precisions)), seed, fast=fast, **quick,  # type: ignore[arg-type]
+            tuple(dict.fromkeys(precisions)), seed,
         )  # fmt: skip
+        if fast:
+            plan = replace(plan, fast=True, steps=3, repeats=7, seconds=0.1, turns=2)
         _check_packages(plan, compare)
     except (ValueError, ImportError) as error:
         raise click.UsageError(str(error)) from error

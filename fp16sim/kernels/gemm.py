@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fp16sim.backend import Array, carried, namespace_of, tf32_allowed
+from fp16sim.backend import Array, address, carried, namespace_of, tf32_allowed
 
 # cudaDataType_t and cublasComputeType_t, library_types.h and cublas_api.h of CUDA 12 and 13.
 _TYPES = {"float16": 2, "bfloat16": 14, "float32": 0}
@@ -95,7 +95,7 @@ def _call(
     one, zero = (ctypes.byref(ctypes.c_float(number)) for number in (1, 0))
     kind, keeps = _TYPES[left.array.dtype.name], _TYPES["float32"]
     turns = [_AS_IT_IS if side.by_rows else _TRANSPOSED for side in (right, left)]
-    first, second, third = (_address(array) for array in (right.array, left.array, out))
+    first, second, third = (address(array) for array in (right.array, left.array, out))
     if count == 1:
         status = cublas.cublasGemmEx(
             handle, *turns, n, m, k, one, first, kind, right.leading,
@@ -150,9 +150,3 @@ def _loaded() -> Any:
             getattr(library, function).argtypes = arguments
         return library
     raise ImportError("neither libcublas.so.13 nor libcublas.so.12 can be loaded")
-
-
-def _address(array: Array) -> int:
-    """Where the first element is; of a CuPy array."""
-    data: Any = array.data
-    return int(data.ptr)

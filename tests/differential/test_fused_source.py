@@ -28,7 +28,7 @@ def launchers():
         host_cuda.in_tables.append(x)
         return x.ctypes.data
 
-    gpu.address = address
+    gpu.address = updates.address = address
     return gpu, normalise, updates
 
 

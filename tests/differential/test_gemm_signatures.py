@@ -62,7 +62,7 @@ def library(tmp_path_factory):
 
 def test_products(library, monkeypatch):
     monkeypatch.setattr(gemm, "_library", lambda: (library, 7))
-    monkeypatch.setattr(gemm, "_address", lambda array: array.ctypes.data)
+    monkeypatch.setattr(gemm, "address", lambda array: array.ctypes.data)
     rng = np.random.default_rng(0)
     for batch in ((), (3,), (2, 2)):
         x = rng.integers(-4, 5, (*batch, 3, 4)).astype(np.float32)

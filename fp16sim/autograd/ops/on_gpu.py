@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from fp16sim.autograd.ops import functions, fused, losses, norms
-from fp16sim.autograd.primitive import Primitive
 from fp16sim.backend import Array, carried
 from fp16sim.formats import Format
 from fp16sim.kernels.fused.elementwise import FUNCTIONS
@@ -121,10 +120,3 @@ def _of_norm(g: Array, normal: Any, shapes: list[tuple[int, ...]]) -> Any:
 norms.layer_norm.fuse(partial(_over_last, "layer_norm"), _of_norm)
 norms.rms_norm.fuse(partial(_over_last, "rms_norm"), _of_norm)
 norms.group_norm.fuse(_group_norm, _of_norm)
-
-#: what has a kernel of its own
-FUSED: tuple[Primitive, ...] = (
-    functions.exp, functions.sigmoid, functions.tanh, functions.softplus, functions.silu,
-    functions.gelu, fused.softmax, fused.log_softmax, losses.cross_entropy,
-    norms.layer_norm, norms.rms_norm, norms.group_norm,
-)  # fmt: skip

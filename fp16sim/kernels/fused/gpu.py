@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cupy
 import numpy as np
 
-from fp16sim.backend import Array
+from fp16sim.backend import Array, address
 from fp16sim.kernels.fused import elementwise, rows, source, windows
 from fp16sim.kernels.fused.source import OPTIONS, Size
 
@@ -40,12 +40,6 @@ def type_of(x: Array) -> str:
     if name not in source.STORAGE:
         raise TypeError(f"arrays must be in {', '.join(source.STORAGE)}, got one in {name}")
     return name
-
-
-def address(x: Array) -> int:
-    """Where the array is in the GPU's memory."""
-    place: int = x.data.ptr  # type: ignore[attr-defined]
-    return place
 
 
 def launch(function: Any, geometry: tuple[Size, Size], *arguments: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cupy
 import numpy as np
 
-from fp16sim.backend import Array
+from fp16sim.backend import Array, address
 from fp16sim.kernels.fused import gpu, steps
 
 
@@ -53,7 +53,7 @@ def table(
             raise TypeError(f"weight and moments of parameter {i} must be fp32")
         if arrays[3] is not None and gpu.type_of(arrays[3]) == "float32":
             raise TypeError(f"the copy of parameter {i} must be of a 16-bit type")
-        places = [0 if x is None else gpu.address(x) for x in (gradient, *arrays)]
+        places = [0 if x is None else address(x) for x in (gradient, *arrays)]
         lines.append([*places, gradient.size, int(gradient.dtype == np.float32)])
         chunks += [[i, start] for start in range(0, gradient.size, steps.CHUNK)]
     tensors, parts = (
