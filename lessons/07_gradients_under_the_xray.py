@@ -109,7 +109,8 @@ with plots.style():
         figure.subplots(1, 2, sharey=True), (("early", early), ("late", late)), strict=True
     ):
         plots.exponent_histogram(axes, xray.select(role="activation gradient", fmt="fp16"))
-        axes.set(title=f"{name} in training", xlabel="size before rounding")
+        axes.set(title=f"{name} in training", xlabel="size before rounding", ylim=(0, 62))
+        plots.label_limits(axes)
         axes.set_xticks([t for t in axes.get_xticks() if t < -46 or t % 16 == 0])
     figure.axes[0].set_ylabel("activation gradients (%)")
 print("Figure:", *plots.save(figure, FIGURES, "07_gradients_under_the_xray"))
