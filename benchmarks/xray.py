@@ -1,7 +1,9 @@
 """What the X-ray costs: a training step of every network of the zoo, size "laptop", emulated fp16.
 
-Off: a step with the announcing code in place against the same step with it taken out. On: inside
-``fs.watch``. One process, interleaved turns, medians; with compiled kernels, and without.
+Off: a step with the announcing code in place against the same step with it taken out; and, since
+that difference drowns in noise, a count: how often a step calls each function of ``events``, times
+what the call costs alone. On: inside ``fs.watch``. One process, interleaved turns, medians; with
+compiled kernels, and without.
 
     python benchmarks/xray.py [NAME ...]     # wants the extra fast
 """
@@ -11,6 +13,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
+from timeit import repeat
+from types import FrameType
 
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2")
 
@@ -23,6 +29,47 @@ from fp16sim.kernels import compiled  # noqa: F401 - loaded, it is used
 TURNS, SECONDS = 15, 0.15
 EXECUTORS = {"Numba": kernels.compiled_if_worth, "NumPy": lambda *_: None}
 CONTENDERS = ("without announcements", "off", "on")
+
+
+def _enter() -> None:
+    with events.scope_at("name"):
+        pass
+
+
+# What a step calls although nobody listens, by the code that runs, and each alone.
+CALLS: dict[object, Callable[[], object]] = {
+    events.observed.__code__: events.observed,
+    events.current_scope.__code__: events.current_scope,
+    events.announce.__code__: lambda: events.announce(events.Stepped(None, taken=True)),
+    events.scope.__code__: lambda: events.scope("name"),
+    events.scope_at.__enter__.__code__: _enter,
+    events.Origin.__new__.__code__: lambda: events.Origin("a", "b", "c"),
+}
+
+
+def announcing(name: str) -> dict[str, float]:
+    """Calls a step of the announcing code, nobody listening, and the seconds that they take."""
+    run = fs.models.task(name, "laptop", seed=0).run(
+        precision=fs.autocast("fp16"), scaler=fs.GradScaler()
+    )
+    run.train(2)
+    calls: Counter[object] = Counter()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code in CALLS:
+            calls[frame.f_code] += 1
+
+    sys.setprofile(note)
+    try:
+        run.train(3)
+    finally:
+        sys.setprofile(None)
+    number = 10_000
+    seconds = sum(
+        count * min(repeat(CALLS[code], number=number, repeat=7)) / number
+        for code, count in calls.items()
+    )
+    return {"calls": float(sum(calls.values())), "seconds": seconds}
 
 
 def measure(name: str, executor: str) -> dict[str, list[float]]:
@@ -60,9 +107,13 @@ def main(names: list[str]) -> None:
     """Print and write the table."""
     results: dict[str, dict[str, object]] = {}
     for name in names or fs.models.TASKS:
+        counted = announcing(name)
+        results[name] = {"announcing": counted}
         for executor in EXECUTORS:
             rows = statistics_of(measure(name, executor), "off")
-            results.setdefault(name, {})[executor] = rows
+            results[name][executor] = rows
+            share = counted["seconds"] / rows["off"]["median_s"]
+            print(f"{name:12s} {executor:6s} {counted['calls']:.0f} calls: {share:.2%} of a step")
             for contender, row in rows.items():
                 print(
                     f"{name:12s} {executor:6s} {contender:22s} {row['median_s'] * 1e3:8.2f} ms   "

@@ -14,7 +14,7 @@ import fp16sim.counts
 from fp16sim.counts import FATES, LOWEST_EXPONENT, Counts, UpdateCounts
 from fp16sim.events import Origin, Rounded, Updated
 from fp16sim.kernels.tally import cpu
-from fp16sim.kernels.tally.cpu import BLOCK
+from fp16sim.kernels.tally.cpu import BLOCK, PAIRS
 from fp16sim.xray import what_if
 
 EXECUTORS = [cpu]
@@ -120,6 +120,21 @@ def test_blocks_add_up(rng):
     assert {name: record[name] for name in FATES} == recount(before, after, fs.FP16)
     errors = errors_in_ulps(before[:1000], after[:1000], fs.FP16)
     assert counts.mean_ulps == pytest.approx(float(sum(errors)) / len(errors), rel=0.1)
+
+
+@pytest.mark.parametrize("size", [PAIRS - 1, PAIRS, PAIRS + 1, BLOCK, BLOCK + 1])
+def test_histograms_of_many_values(size, rng):
+    before = (rng.standard_normal(size) * 2.0 ** rng.integers(-40, 40, size)).astype(np.float32)
+    before[::7], before[-2:] = 0, (-8, 2.0**-140)  # the last value alone has this exponent
+    counts = rounded(before, fs.FP16)
+    significands, places = np.frexp(before[before != 0].astype(np.float64))
+    for found, of in (
+        (counts.exponents, places),
+        (counts.powers, places[abs(significands) == 0.5]),
+    ):
+        expected = dict(zip(*np.unique(of - 1, return_counts=True), strict=True))
+        assert {i + LOWEST_EXPONENT: found[i] for i in np.flatnonzero(found)} == expected
+    assert counts.zero == np.count_nonzero(before == 0)
 
 
 def test_an_exact_zero_is_not_flushed():

@@ -141,7 +141,8 @@ def backward(root: Node, seed: Array, retain: bool = False) -> None:
 
 
 def _stored(gradient: Array, parent: Node, node: Node, given: Array) -> Array:
-    if node.exact and parent.data.shape == gradient.shape and parent.fmt.contains(node.fmt):
+    same = node.exact and parent.data.shape == gradient.shape and parent.fmt.contains(node.fmt)
+    if same or not observed():
         return store(gradient, parent.fmt, None)
     # A gradient belongs to the module that made the value; a leaf, to the one that uses it.
     scope = (node if parent.is_leaf else parent).origin.scope
@@ -152,10 +153,11 @@ def _stored(gradient: Array, parent: Node, node: Node, given: Array) -> Array:
 def _add(total: Array | None, gradient: Array, node: Node, op: str = "accumulate") -> Array:
     if total is None:
         return gradient
+    if not observed():
+        return store(total + gradient, node.fmt, None)
     role = node.origin.role + " gradient"
     origin = Origin(node.origin.scope, op, role, node.origin.line)
-    if observed():  # who wants to see the sum before it is rounded
-        total, gradient = carried(total), carried(gradient)
+    total, gradient = carried(total), carried(gradient)  # to see the sum before it is rounded
     return store(total + gradient, node.fmt, origin, (total, gradient))
 
 

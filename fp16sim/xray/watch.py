@@ -115,7 +115,11 @@ class XRay:
                 weight = event.sources[1].shape
                 self.products[key] = weight[0], math.prod(weight[1:])
         counts = Counts.of(event)
-        self._seen.setdefault((key, scale), Counts()).merge(counts)
+        seen = self._seen.get((key, scale))
+        if seen is None:
+            self._seen[key, scale] = counts
+        else:
+            seen.merge(counts)
         self._counts = None
         tally = self._step.counts.setdefault(key, [0] * len(TALLIED))
         for place, name in enumerate(TALLIED):
