@@ -9,6 +9,7 @@ from test_cli import fp16sim
 from fp16sim.bench import device
 from fp16sim.bench.record import Record
 from fp16sim.cli import main
+from fp16sim.plots import ENDINGS
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_progress_and_places_on_standard_error(fast):
     assert "mlp, fp16, twice" in done.stderr
     assert f"Record: {folder / 'bench.json'}" in done.stderr
     written = {path.name for path in folder.iterdir()}
-    assert written == {"bench.json", "bench.svg", "bench.png"}
+    assert written == {"bench.json", *("bench" + e for e in ENDINGS)}
 
 
 def test_a_record_is_redrawn_without_measuring(fast, tmp_path):
@@ -49,7 +50,7 @@ def test_a_record_is_redrawn_without_measuring(fast, tmp_path):
     assert "round to fp16" in done.stdout
     assert "\x1b" not in done.stdout
     assert "measurements" not in done.stderr
-    for name in ("bench.svg", "bench.png"):  # from the file alone, and the same bytes
+    for name in ("bench" + e for e in ENDINGS):  # from the file alone, and the same bytes
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from fp16sim.plots import ENDINGS
+
 
 def fp16sim(*arguments, cwd=None):
     return subprocess.run(
@@ -51,7 +53,7 @@ def test_progress_goes_to_standard_error(fast):
 def test_figures_are_written(fast):
     folder, _ = fast
     written = {path.name for path in (folder / "new" / "folder").iterdir()}
-    assert written == {"rescue.svg", "rescue.png"}
+    assert written == {"rescue" + e for e in ENDINGS}
 
 
 def test_the_table(tmp_path):
@@ -116,7 +118,7 @@ def test_accumulate(tmp_path):
     assert record["lengths"] == [16, 64, 256]
     assert record["errors"]["ones"]["fp16"] == [0, 0, 0]
     assert "accumulators" in done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"accumulate.svg", "accumulate.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"accumulate" + e for e in ENDINGS}
     table = fp16sim("accumulate", "--longest", "6", "--trials", "1", "--out", tmp_path)
     assert "Error in ulps of fp16, positive factors" in table.stdout
     assert "fp16 in blocks of 16" in table.stdout
@@ -210,6 +212,6 @@ def test_experiments_print_tables_and_draw(tmp_path, command, setting, words):
     assert words in " ".join(done.stdout.split())
     assert "fp16, " in done.stdout
     assert "seed 3: " in done.stderr  # a line for every run, to follow it by
-    assert {path.name for path in tmp_path.iterdir()} == {f"{command}.svg", f"{command}.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {command + e for e in ENDINGS}
     record = json.loads(fp16sim(*settings, "--json").stdout)
     assert record["runs"]["fp32"]

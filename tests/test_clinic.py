@@ -15,6 +15,7 @@ from fp16sim import xray
 from fp16sim.cli.doctor import examine
 from fp16sim.clinic import CASES, case
 from fp16sim.clinic.case import differences
+from fp16sim.plots import ENDINGS
 
 F = fs.functional
 
@@ -641,7 +642,7 @@ class TestCommands:
         assert record["findings"][0]["place"] == "multiply"
         assert {row["op"] for row in record["counts"]} == {"tensor", "multiply"}
         assert "arguments: 300\n" in done.stderr
-        assert {path.name for path in (tmp_path / "new").iterdir()} == {"xray.svg", "xray.png"}
+        assert {path.name for path in (tmp_path / "new").iterdir()} == {"xray" + e for e in ENDINGS}
 
     def test_doctor_says_where_a_script_raised(self, script):
         done = fp16sim("doctor", script, "3", "more")

@@ -22,10 +22,42 @@ def result():
 def test_same_data_same_bytes(result, tmp_path):
     for folder in ("a", "b"):
         plots.save(plots.rescue_figure(result, LABELS), tmp_path / folder, "rescue")
-    names = ["rescue.png", "rescue.svg"]
+    names = ["rescue-dark.png", "rescue-dark.svg", "rescue.png", "rescue.svg"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def grounds(path):
+    """The colours of the corner and of what differs most from it."""
+    pixels = mpl.image.imread(path)[..., :3]
+    away = abs(pixels - pixels[0, 0]).sum(axis=-1)
+    return pixels[0, 0], pixels[np.unravel_index(away.argmax(), away.shape)]
+
+
+def test_the_dark_version_has_its_greys_turned_round_and_its_colours_kept(tmp_path):
+    with plots.style():
+        figure = plots.new_figure(3, 2)
+        axes = figure.add_subplot(title="title", xlabel="x")
+        axes.bar([0, 1], [1, 2], color="#D55E00", edgecolor="white", hatch="//")
+        axes.fill_between([0, 1], [0, 1], color="#DDDDDD", alpha=0.5)
+        axes.annotate(
+            "here", (0, 1), (1, 1), arrowprops={"arrowstyle": "->"}, bbox={"facecolor": "white"}
+        )
+        axes.plot([0, 1], [1, 2], "o", color="black", mfc="none")
+    first = [path.read_bytes() for path in plots.save(figure, tmp_path, "x")]
+    paper, ink = grounds(tmp_path / "x.png")
+    assert (paper == 1).all()
+    assert ink == pytest.approx(0, abs=0.05)
+    paper, ink = grounds(tmp_path / "x-dark.png")
+    assert paper == pytest.approx(0.08, abs=0.01)
+    assert ink == pytest.approx(0.92, abs=0.02)
+    svg = (tmp_path / "x-dark.svg").read_text().lower()
+    assert "#d55e00" in svg
+    assert "#ffffff" not in svg
+    assert "#000000" not in svg
+    # The figure itself is as it was.
+    assert [path.read_bytes() for path in plots.save(figure, tmp_path, "x")] == first
 
 
 def test_a_failed_save_leaves_the_old_file(result, tmp_path, monkeypatch):

@@ -336,7 +336,9 @@ class TestTelling:
         assert {"Gradients that are lost, by layer and step", "The loss scale"} <= {
             a.get_title(loc="left") for a in axes
         }
-        assert {p.name for p in plots.save(figure, tmp_path, "x")} == {"x.svg", "x.png"}
+        assert {p.name for p in plots.save(figure, tmp_path, "x")} == {
+            "x" + e for e in plots.ENDINGS
+        }
 
     def test_the_figure_of_nothing(self):
         with fs.watch() as xray:

@@ -8,6 +8,7 @@ from fp16sim.cli.accumulate import accumulate
 from fp16sim.cli.bench import bench
 from fp16sim.cli.clinic import clinic
 from fp16sim.cli.doctor import doctor
+from fp16sim.cli.figures import figures
 from fp16sim.cli.lessons import lessons
 from fp16sim.cli.memory import memory
 from fp16sim.cli.numbers import explain
@@ -27,6 +28,7 @@ def main() -> None:
 
 COMMANDS = (
     lessons,
+    figures,
     rescue,
     underflow,
     swamping,

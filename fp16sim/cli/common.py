@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 _MOST_SEEDS = 1000
 
+#: the environment of a process that multiplies matrices with one thread
+ONE_THREAD = dict.fromkeys(
+    ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+
 _Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -59,7 +64,7 @@ def out_option(name: str) -> _Decorator:
         type=click.Path(file_okay=False, path_type=Path),
         default=Path("figures"),
         show_default=True,
-        help=f"Folder for {name}.svg and {name}.png.",
+        help=f"Folder for {name}.svg, {name}.png and their dark versions.",
     )
 
 
@@ -160,12 +165,8 @@ def workers(jobs: int) -> Iterator[Executor]:
     These matrices are too small for several BLAS threads to pay, and with one the results do not
     depend on the number of cores.
     """
-    settings = dict.fromkeys(
-        ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
-        "1",
-    )
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)  # read by the workers as they load NumPy
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)  # read by the workers as they load NumPy
     # Not all cores may be ours (macOS and Windows cannot say); Windows allows 61 processes.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     executor = ProcessPoolExecutor(

@@ -3,6 +3,7 @@
 from fp16sim.plots.accumulation import accumulation_figure
 from fp16sim.plots.bench import bench_figure
 from fp16sim.plots.parts import (
+    ENDINGS,
     FATE_LABELS,
     FATES,
     exponent_histogram,
@@ -19,6 +20,7 @@ from fp16sim.plots.underflow import underflow_figure
 from fp16sim.plots.xray import xray_figure
 
 __all__ = [
+    "ENDINGS",
     "FATES",
     "FATE_LABELS",
     "accumulation_figure",

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from fp16sim.counts import LOWEST_EXPONENT, Counts
 from fp16sim.formats import FP16, Format
+from fp16sim.plots.dark import darkened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +52,9 @@ FATE_LABELS = {
     "created": "made infinite or NaN",
     "propagated": "infinite or NaN already",
 }
+
+#: what the files of a figure are called after its name: light and dark
+ENDINGS = (".svg", ".png", "-dark.svg", "-dark.png")
 
 _STYLE: dict[str, Any] = {
     "font.size": 9.5,
@@ -84,22 +88,27 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, directory: Path, name: str) -> list[Path]:
-    """Write ``name``.svg and ``name``.png (160 dpi), each whole or not at all."""
+    """Write ``name`` and ``name``-dark, each as SVG and PNG (160 dpi), whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    for suffix, metadata in (("svg", {"Date": None}), ("png", {})):
-        path = directory / f"{name}.{suffix}"
-        handle, temporary = tempfile.mkstemp(dir=directory, suffix=f".{suffix}")
-        try:
-            with style(), os.fdopen(handle, "wb") as file:
-                figure.savefig(file, format=suffix, dpi=160, metadata=metadata)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        written.append(path)
-    return written
+    paths = [directory / (name + ending) for ending in ENDINGS]
+    written = [_write(figure, path) for path in paths[:2]]
+    with darkened(figure):
+        return written + [_write(figure, path) for path in paths[2:]]
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    # Nothing that differs from one time to the next.
+    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+    try:
+        with style(), os.fdopen(handle, "wb") as file:
+            figure.savefig(file, format=path.suffix[1:], dpi=160, metadata=metadata)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
 
 
 def exponent_histogram(
