@@ -33,21 +33,25 @@ def darkened(figure: Figure) -> Iterator[None]:
 
     Colours stay: Okabe and Ito's stand out from either ground. So do images and colour maps.
     """
-    undo: list[tuple[Callable[[Any], None], Any]] = []
+    found = list(_colours(figure))  # all of them first: some are "as the line's"
+    for change, old in found:
+        change(_turned(old))
+    try:
+        yield
+    finally:
+        for change, old in found:
+            change(old)
+
+
+def _colours(figure: Figure) -> Iterator[tuple[Callable[[Any], None], Any]]:
+    """What sets a colour of an artist, and what it is."""
     for artist in _artists(figure):
         if isinstance(artist, Collection) and artist.get_array() is not None:
             continue  # a colour map's
         for name in next((n for kind, n in _COLOURS.items() if isinstance(artist, kind)), ()):
-            old, change = getattr(artist, f"get_{name}")(), getattr(artist, f"set_{name}")
-            if isinstance(old, str) and old == "none":
-                continue
-            undo.append((change, old))
-            change(_turned(old))
-    try:
-        yield
-    finally:
-        for change, old in undo:
-            change(old)
+            old = getattr(artist, f"get_{name}")()
+            if not (isinstance(old, str) and old == "none"):
+                yield getattr(artist, f"set_{name}"), old
 
 
 def _artists(figure: Figure) -> Iterator[Artist]:
