@@ -9,8 +9,8 @@
 # - **You need:** lessons 11, 12, 13 and 14. No GPU.
 # - **Sources:** Brown et al., *Language models are few-shot learners* (2020), tables 2.1 and D.1;
 #   Korthikanti et al., *Reducing activation recomputation in large Transformer models* (2022),
-#   section 4.1; Ultralytics' documentation of YOLOv8 (2023), its table of models; NVIDIA's data sheet
-#   of the H100 (SXM).
+#   section 4.1; Ultralytics' documentation of YOLOv8 (2023), its table of models; NVIDIA's data
+#   sheet of the H100 (SXM).
 
 # %%
 import sys
@@ -112,8 +112,9 @@ WATTS, BANDWIDTH = 700, 3.35e12  # the board's limit; bytes a second
 YEAR = 365.25 * 24 * 3600
 for precision, peak in PEAK.items():
     seconds = OPERATIONS / peak
+    days, energy = seconds / 1024 / 86400, seconds * WATTS / 3.6e9
     print(f"{precision}: {seconds / YEAR:6.1f} years of one card, "
-          f"{seconds / 1024 / 86400:5.1f} days of 1024, {seconds * WATTS / 3.6e9:4.0f} MWh")  # fmt: skip
+          f"{days:5.1f} days of 1024, {energy:4.0f} MWh")  # fmt: skip
 
 # %% [markdown]
 # Bounds, on paper: half of the peak is a good share in practice, and doubles all lines alike. The
@@ -129,13 +130,13 @@ for name, size in {"fp32": 4, "fp16": 2, "int8": 1}.items():
           f"{computing * 1e3:4.1f} to compute")  # fmt: skip
 
 # %% [markdown]
-# Reading takes longer than computing by far, in every format. There half the bits are half the time,
-# and Tensor Cores have nothing to do with it.
+# Reading takes longer than computing by far, in every format. There half the bits are half the
+# time, and Tensor Cores have nothing to do with it.
 #
 # ## YOLOv8, in a car
 #
-# Ultralytics' largest and smallest: 68.2 and 3.2 million parameters, 257.8 and 8.7 billion operations
-# an image of 640 x 640. Eight cameras, thirty images a second each:
+# Ultralytics' largest and smallest: 68.2 and 3.2 million parameters, 257.8 and 8.7 billion
+# operations an image of 640 x 640. Eight cameras, thirty images a second each:
 
 # %%
 for name, size, operations in (("x", 68.2e6, 257.8e9), ("n", 3.2e6, 8.7e9)):

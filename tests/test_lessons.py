@@ -32,7 +32,7 @@ def run(script, *arguments, cwd):
     )
 
 
-@pytest.mark.parametrize("lesson", NUMBERED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("lesson", [*NUMBERED, LESSONS / "on_paper.py"], ids=lambda path: path.stem)
 def test_lesson_runs_fast_and_headless(lesson, tmp_path):
     done = run(lesson, "--fast", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -51,6 +51,19 @@ def test_lesson_has_a_header_and_a_solution_that_passes(lesson, tmp_path):
     done = run(LESSONS / "solutions" / lesson.name, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Right" in done.stdout
+
+
+def test_the_syllabus_has_every_lesson_with_its_title_and_picture():
+    page = (LESSONS / "README.md").read_text()
+    notes = (LESSONS / "INSTRUCTORS.md").read_text()
+    for lesson in NUMBERED:
+        title = re.search(r"^# # (\d+ · .+)$", lesson.read_text(), re.MULTILINE)[1]
+        assert f"[{title}]({lesson.name})" in page
+        assert f"../figures/{lesson.stem}.png" in page
+        assert f"## {title}\n" in notes
+    for text in (page, notes, (LESSONS / "GLOSSARY.md").read_text()):
+        for link in re.findall(r"\]\(([^)#:]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
+            assert (LESSONS / "".join(link)).exists(), link
 
 
 @pytest.mark.parametrize(
