@@ -411,8 +411,8 @@ def _special(name):
     return lambda x: StrictArray(np.asarray(function(_admitted(x)), x.dtype))
 
 
-def _product(x, y, out=None):
-    result = product(x._values, y._values, None if out is None else out._values)
+def _product(x, y, out=None, *, onto=False):
+    result = product(x._values, y._values, None if out is None else out._values, onto=onto)
     return StrictArray(result) if out is None else out
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fp16sim as fs
+from fp16sim import kernels
 from fp16sim.kernels import gemm
 
 TYPES = {2: np.float16, 14: ml_dtypes.bfloat16, 0: np.float32}
@@ -37,6 +38,14 @@ def operand(turned, rows, columns, address, kind, leading):
 class FakeBlas:
     """Remembers how it was asked to compute."""
 
+    mode = 0
+
+    def cublasGetMathMode(self, handle, mode):
+        mode._obj.value = self.mode
+
+    def cublasSetMathMode(self, handle, mode):
+        self.mode = getattr(mode, "value", mode)
+
     def cublasGemmEx(self, *arguments):
         head, (a, at_, lda), (b, bt, ldb) = arguments[:7], arguments[7:10], arguments[10:13]
         beta, c, ct, ldc, *how = arguments[13:]
@@ -48,15 +57,19 @@ class FakeBlas:
         beta, c, ct, ldc, sc, count, compute, algorithm = arguments[15:]
         self.compute = compute
         assert (handle, algorithm) == (7, -1)
-        assert (alpha._obj.value, beta._obj.value) == (1, 0)
+        assert alpha._obj.value == 1
+        assert beta._obj.value in (0, 1)
+        assert self.mode == 16  # no parts of sums in 16 bits
         assert ldc >= m
         size = np.dtype(TYPES[at_]).itemsize
         for i in range(count):
             x = operand(ta, m, k, a + i * sa * size, at_, lda)
             y = operand(tb, k, n, b + i * sb * size, bt, ldb)
-            out = at(c + 4 * i * sc, ct, ldc * (n - 1) + m)
+            out = at(c + np.dtype(TYPES[ct]).itemsize * i * sc, ct, ldc * (n - 1) + m)
             for column in range(n):
-                out[column * ldc : column * ldc + m] = (x @ y)[:, column]
+                place = slice(column * ldc, column * ldc + m)
+                kept = np.float32(out[place]) if beta._obj.value else np.float32(0)
+                out[place] = (x @ y)[:, column] + kept
 
 
 @pytest.fixture
@@ -136,6 +149,31 @@ def test_into_an_array(blas, rng):
     out = np.empty((4, 3, 5), np.float32)
     assert gemm.product(x, y, out=out[1:3]).base is out
     np.testing.assert_array_equal(out[1:3], np.float32(x) @ np.float32(y))
+
+
+@pytest.mark.parametrize("dtype", TYPES.values(), ids=["fp16", "bf16", "fp32"])
+def test_rounded_once_and_added_to_what_is_there(blas, rng, dtype):
+    """By cuBLAS, and by NumPy, which takes its place on the host."""
+    for batch in ((), (3,)):
+        x = (rng.standard_normal((*batch, 3, 40)) * 9).astype(dtype)
+        y = rng.standard_normal((*batch, 40, 5)).astype(dtype)
+        start = rng.standard_normal((*batch, 3, 5)).astype(dtype)
+        sums = np.float32(x) @ np.float32(y)
+        for multiply in (gemm.product, kernels.product):
+            out = start.copy()
+            assert multiply(x, y, out=out) is out
+            np.testing.assert_array_equal(out, sums.astype(dtype))
+            out = start.copy()
+            assert multiply(x, y, out=out, onto=True) is out
+            np.testing.assert_array_equal(out, (sums + np.float32(start)).astype(dtype))
+    assert blas.mode == 0  # as it was
+
+
+def test_nothing_added_to_something(blas):
+    out = np.ones((2, 4), np.float16)
+    empty = np.zeros((2, 0), np.float16), np.zeros((0, 4), np.float16)
+    assert (gemm.product(*empty, out=out, onto=True) == 1).all()
+    assert (gemm.product(*empty, out=out) == 0).all()
 
 
 def test_what_cublas_refuses_is_an_error(blas, monkeypatch):

@@ -20,17 +20,29 @@ from fp16sim.kernels import cpu
 WORTH_LOADING = 2**20
 
 
-def product(x: Array, y: Array, out: Array | None = None) -> Array:
+def product(x: Array, y: Array, out: Array | None = None, *, onto: bool = False) -> Array:
     """x @ y added up in fp32, or in fp64; what is kept in 16 bits is read as it is.
 
-    The sums come back as float32 (float64), in ``out`` if that is given, and are not rounded yet.
-    The order is BLAS's.
+    The sums come back as float32 (float64), not rounded yet; or in ``out``, if that is given,
+    rounded once to its dtype. onto: added, before that, to what is in out. The order is BLAS's.
     """
     if namespace_of(x) is np:
-        result: Array = np.matmul(carried(x), carried(y), out=out)
+        x, y = carried(x), carried(y)
+        if out is None or onto or out.dtype != x.dtype:
+            return written(np.matmul(x, y), out, onto)
+        result: Array = np.matmul(x, y, out=out)
         return result
-    of_gpu: Array = importlib.import_module("fp16sim.kernels.gemm").product(x, y, out)
+    of_gpu: Array = importlib.import_module("fp16sim.kernels.gemm").product(x, y, out, onto=onto)
     return of_gpu
+
+
+def written(sums: Array, out: Array | None, onto: bool) -> Array:
+    """Sums as they are; or in ``out``, with what is there added or not, rounded once."""
+    if out is None:
+        return sums
+    with np.errstate(all="ignore"):
+        out[...] = sums + carried(out) if onto else sums
+    return out
 
 
 def executor_for(x: Array) -> ModuleType:

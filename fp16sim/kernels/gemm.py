@@ -16,12 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fp16sim.backend import Array, address, carried, namespace_of, tf32_allowed
+from fp16sim.kernels import written
 
 # cudaDataType_t and cublasComputeType_t, library_types.h and cublas_api.h of CUDA 12 and 13.
 _TYPES = {"float16": 2, "bfloat16": 14, "float32": 0}
 _SUM_IN_FP32, _READ_AS_TF32 = 68, 77
 _DEFAULT_ALGORITHM = -1
 _AS_IT_IS, _TRANSPOSED = 0, 1
+# cublasMath_t: parts of a sum must not be rounded to a 16-bit result's format before they are added
+_ONE_ROUNDING = 16
 
 
 class Matrices(NamedTuple):
@@ -66,48 +69,61 @@ def _one_stride(batch: tuple[int, ...], steps: list[int]) -> int | None:
     return inner
 
 
-def product(x: Array, y: Array, out: Array | None = None) -> Array:
+def product(x: Array, y: Array, out: Array | None = None, *, onto: bool = False) -> Array:
     """x (..., m, k) @ y (..., k, n), leading axes broadcast; float32, or float64 of float64.
 
-    out: where to write it: contiguous, of the result's shape and dtype; None: to a new array.
+    out: where to write it: contiguous, of the result's shape, and in float32 or in the operands'
+    dtype, to which the sum in fp32 is rounded once; None: to a new array. onto: out is added to.
     """
     xp = namespace_of(x)
     if x.dtype != y.dtype or x.dtype.name not in _TYPES or min(x.ndim, y.ndim) < 2:
-        other: Array = xp.matmul(carried(x), carried(y), out=out)
-        return other
+        wide: Array = xp.matmul(carried(x), carried(y))
+        return written(wide, out, onto)
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     (m, k), n = x.shape[-2:], y.shape[-1]
     result: Array = xp.empty((*batch, m, n), np.float32) if out is None else out
     if not (result.size and k):
-        result[...] = 0
+        if not onto:
+            result[...] = 0
         return result
     reads = _READ_AS_TF32 if x.dtype == np.float32 and tf32_allowed() else _SUM_IN_FP32
-    _call(described(x, batch), described(y, batch), result, (m, n, k), math.prod(batch), reads)
+    sides, count = (described(x, batch), described(y, batch)), math.prod(batch)
+    _call(*sides, result, (m, n, k), count, reads, float(onto))
     return result
 
 
 def _call(
-    left: Matrices, right: Matrices, out: Array, sizes: tuple[int, int, int], count: int, how: int
+    left: Matrices,
+    right: Matrices,
+    out: Array,
+    sizes: tuple[int, int, int],
+    count: int,
+    how: int,
+    keeping: float,
 ) -> None:
     """One call of cuBLAS. It thinks in columns, where the same memory is out' = right' left'."""
     cublas, handle = _library()
     m, n, k = sizes
-    one, zero = (ctypes.byref(ctypes.c_float(number)) for number in (1, 0))
-    kind, keeps = _TYPES[left.array.dtype.name], _TYPES["float32"]
+    one, kept = (ctypes.byref(ctypes.c_float(number)) for number in (1, keeping))
+    kind, keeps = _TYPES[left.array.dtype.name], _TYPES[out.dtype.name]
     turns = [_AS_IT_IS if side.by_rows else _TRANSPOSED for side in (right, left)]
     first, second, third = (address(array) for array in (right.array, left.array, out))
+    before = ctypes.c_int()
+    cublas.cublasGetMathMode(handle, ctypes.byref(before))  # CuPy's own products use this handle
+    cublas.cublasSetMathMode(handle, _ONE_ROUNDING)
     if count == 1:
         status = cublas.cublasGemmEx(
             handle, *turns, n, m, k, one, first, kind, right.leading,
-            second, kind, left.leading, zero, third, keeps, n,
+            second, kind, left.leading, kept, third, keeps, n,
             how, _DEFAULT_ALGORITHM,
         )  # fmt: skip
     else:
         status = cublas.cublasGemmStridedBatchedEx(
             handle, *turns, n, m, k, one, first, kind, right.leading, right.stride,
-            second, kind, left.leading, left.stride, zero, third, keeps, n, m * n,
+            second, kind, left.leading, left.stride, kept, third, keeps, n, m * n,
             count, how, _DEFAULT_ALGORITHM,
         )  # fmt: skip
+    cublas.cublasSetMathMode(handle, before)
     if status:
         raise RuntimeError(f"cuBLAS says {status} of a product of {sizes}, {count} times")
 
@@ -118,6 +134,8 @@ _HEAD = (_POINTER, _INT, _INT, _INT, _INT, _INT, _POINTER)  # handle, turns, siz
 #: argument types, as cublas_api.h declares them
 SIGNATURES = {
     "cublasSetStream_v2": (_POINTER, _POINTER),
+    "cublasGetMathMode": (_POINTER, _POINTER),
+    "cublasSetMathMode": (_POINTER, _INT),
     "cublasGemmEx": (*_HEAD, *_SIDE, *_SIDE, _POINTER, *_SIDE, _INT, _INT),
     "cublasGemmStridedBatchedEx": (
         *_HEAD, *_SIDE, _LONG, *_SIDE, _LONG, _POINTER, *_SIDE, _LONG, _INT, _INT, _INT,

@@ -66,6 +66,42 @@ def test_a_network(fused, name, fmt, monkeypatch):
         near(actual, other, error)
 
 
+PRODUCTS = {
+    "linear": (F.linear, (4, 6), (5, 6), (5,)),
+    "linear, three axes, no bias": (F.linear, (2, 4, 6), (5, 6)),
+    "matmul": (lambda x, y: x @ y, (3, 4, 6), (3, 6, 5)),
+    "matmul, broadcast": (lambda x, y: x @ y, (3, 4, 6), (6, 5)),
+    "conv2d": (F.conv2d, (2, 4, 7, 7), (6, 4, 3, 3), (6,)),
+    "conv2d, strided, groups": (
+        lambda *a: F.conv2d(*a, stride=2, padding=1, groups=2), (2, 4, 7, 7), (6, 2, 3, 3), (6,)
+    ),
+    "conv_transpose2d": (F.conv_transpose2d, (2, 4, 5, 5), (4, 3, 3, 3), (3,)),
+    "conv_transpose2d, strided": (
+        lambda *a: F.conv_transpose2d(*a, stride=2), (2, 4, 5, 5), (4, 3, 2, 2), (3,)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_are_rounded_once(fused, name, monkeypatch, rng):
+    """Bit for bit as emulated: sums of these are exact in fp32, and rounded to fp16."""
+    function, *shapes = PRODUCTS[name]
+    arrays = [rng.integers(-99, 100, shape).astype(np.float32) / 64 for shape in shapes]
+
+    def run():
+        tensors = [fs.Tensor(x, requires_grad=True, fmt="fp16") for x in arrays]
+        y = function(*tensors)
+        seed = np.random.default_rng(1).integers(-99, 100, y.shape).astype(np.float32) / 64
+        (y * fs.Tensor(seed, fmt="fp16")).sum().backward()
+        return [y.numpy(), *(x.grad.numpy() for x in tensors)]
+
+    with fs.storage("native"):
+        actual = run()
+    monkeypatch.undo()
+    for ours, theirs in zip(actual, run(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 CASES = {
     "softmax": lambda x: F.softmax(x, axis=-1),
     "log_softmax": lambda x: F.log_softmax(x, axis=1),

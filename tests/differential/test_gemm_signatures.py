@@ -12,6 +12,7 @@ from fp16sim.kernels import gemm
 SOURCE = r"""
 extern "C" {
 typedef void* cublasHandle_t; typedef int Op, Type, Compute, Algo, Status;
+static int mode = 3;
 static float at(const float* a, Op turned, int lead, int i, int j) {
     return turned ? a[j + (long long)i * lead] : a[i + (long long)j * lead];
 }
@@ -21,7 +22,7 @@ Status cublasGemmStridedBatchedEx(
     const void* beta, void* C, Type ct, int ldc, long long sc, int count, Compute compute,
     Algo algorithm) {
     if (handle != (void*)7 || at_ || bt || ct || compute != 68 || algorithm != -1) return 7;
-    if (*(const float*)alpha != 1 || *(const float*)beta != 0) return 8;
+    if (*(const float*)alpha != 1 || mode != 16) return 8;
     for (int b = 0; b < count; ++b)
         for (int i = 0; i < m; ++i)
             for (int j = 0; j < n; ++j) {
@@ -29,7 +30,8 @@ Status cublasGemmStridedBatchedEx(
                 for (int l = 0; l < k; ++l)
                     sum += at((const float*)A + b * sa, ta, lda, i, l) *
                            at((const float*)B + b * sb, tb, ldb, l, j);
-                ((float*)C)[b * sc + i + (long long)j * ldc] = sum;
+                float* out = (float*)C + b * sc + i + (long long)j * ldc;
+                *out = sum + (*(const float*)beta ? *(const float*)beta * *out : 0);
             }
     return 0;
 }
@@ -40,6 +42,8 @@ Status cublasGemmEx(
     return cublasGemmStridedBatchedEx(handle, ta, tb, m, n, k, alpha, A, at_, lda, 0, B, bt, ldb,
                                       0, beta, C, ct, ldc, 0, 1, compute, algorithm);
 }
+Status cublasGetMathMode(cublasHandle_t handle, int* to) { *to = mode; return handle != (void*)7; }
+Status cublasSetMathMode(cublasHandle_t handle, int to) { mode = to; return handle != (void*)7; }
 Status cublasSetStream_v2(cublasHandle_t handle, void* stream) {
     return handle == (void*)7 && stream == (void*)9 ? 0 : 1;
 }
@@ -67,5 +71,10 @@ def test_products(library, monkeypatch):
     for batch in ((), (3,), (2, 2)):
         x = rng.integers(-4, 5, (*batch, 3, 4)).astype(np.float32)
         y = rng.integers(-4, 5, (*batch, 5, 4)).astype(np.float32).swapaxes(-1, -2)
-        np.testing.assert_array_equal(gemm.product(x, y), x @ y)
+        out = gemm.product(x, y)
+        np.testing.assert_array_equal(out, x @ y)
+        np.testing.assert_array_equal(gemm.product(x, y, out=out, onto=True), 2 * (x @ y))
+    mode = ctypes.c_int()
+    library.cublasGetMathMode(7, ctypes.byref(mode))
+    assert mode.value == 3  # as CuPy had it
     assert library.cublasSetStream_v2(7, 9) == 0

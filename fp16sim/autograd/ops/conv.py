@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from fp16sim.autograd.primitive import primitive
 from fp16sim.backend import Array, computing_dtype, is_on_gpu, namespace_of
+from fp16sim.events import observed
 from fp16sim.kernels import product
 from fp16sim.kernels.fused.source import STORAGE
 
@@ -62,9 +63,7 @@ class Geometry(NamedTuple):
 def conv2d(x: Array, weight: Array, *bias: Array, geometry: Geometry, multiply: Any) -> Any:
     """Correlates x (N, in, H, W) with weight (out, in / groups, rows, columns), plus bias."""
     output = geometry.output_size(x.shape[2:], weight.shape[2:])
-    y = forward(x, weight, output, geometry, multiply)
-    for b in bias:
-        y += b.reshape(-1, 1, 1)
+    y = forward(x, weight, output, geometry, multiply, *bias)
     return y, (x, weight, bool(bias), geometry, multiply)
 
 
@@ -85,9 +84,7 @@ def conv_transpose2d(
     size: of the output's rows and columns, which the strides do not determine.
     """
     shape = (len(x), weight.shape[1] * geometry.groups, *size)
-    y = of_inputs(x, weight, shape, geometry, multiply)
-    for b in bias:
-        y += b.reshape(-1, 1, 1)
+    y = of_inputs(x, weight, shape, geometry, multiply, *bias)
     return y, (x, weight, bool(bias), geometry, multiply)
 
 
@@ -100,26 +97,49 @@ def _(g: Array, x: Array, weight: Array, has_bias: bool, geometry: Geometry, mul
 
 
 def forward(
-    x: Array, weight: Array, output: Sequence[int], geometry: Geometry, multiply: Any
+    x: Array,
+    weight: Array,
+    output: Sequence[int],
+    geometry: Geometry,
+    multiply: Any,
+    *bias: Array,
 ) -> Array:
-    """Input (N, in, H, W) and weight (out, in / groups, rows, columns) to output (N, out, ...)."""
+    """Input (N, in, H, W) and weight (out, in / groups, rows, columns) to output (N, out, ...).
+
+    In the dtype that computes; on a GPU, where nobody wants to see it before it is rounded, in the
+    one that keeps it.
+    """
     kernel = weight.shape[2:]
     kernels = _by_group(weight, geometry.groups)
-    xp = namespace_of(x)
-    y = xp.empty((len(x), *kernels.shape[:2], output[0] * output[1]), computing_dtype(x))
+    narrow = _has_kernels(x) and multiply is product and not observed()
+    size = (len(x), *kernels.shape[:2], output[0] * output[1])
+    y = namespace_of(x).empty(size, x.dtype if narrow else computing_dtype(x))
+    if narrow:
+        for b in bias:
+            y[...] = b.reshape(*kernels.shape[:2], 1)
     for block, columns in _columns(x, kernel, output, geometry, whole=False):
         if multiply is product:
-            product(kernels, columns, out=y[block])
+            product(kernels, columns, out=y[block], onto=narrow and bool(bias))
         else:
             y[block] = multiply(kernels, columns)
     outputs: Array = y.reshape(len(x), weight.shape[0], *output)
+    if not narrow:
+        for b in bias:
+            outputs += b.reshape(-1, 1, 1)
     return outputs
 
 
 def of_inputs(
-    g: Array, weight: Array, shape: tuple[int, ...], geometry: Geometry, multiply: Any
+    g: Array,
+    weight: Array,
+    shape: tuple[int, ...],
+    geometry: Geometry,
+    multiply: Any,
+    *bias: Array,
 ) -> Array:
     """The gradient of the input, which has this shape, from that of the output (N, out, ...).
+
+    Plus a bias, if it is a transposed convolution's output.
 
     With stride 1 it is a convolution of the output's gradient with the kernels turned round, which
     is quicker unless there are many more outputs than inputs. Otherwise columns are computed, and
@@ -133,7 +153,7 @@ def of_inputs(
     output = g.shape[2:]
     back = geometry.turned(kernel, output, shape[2:])
     if back is not None and (whole or g.shape[1] <= 2 * shape[1]):
-        return forward(g, _turned(weight, geometry.groups), shape[2:], back, multiply)
+        return forward(g, _turned(weight, geometry.groups), shape[2:], back, multiply, *bias)
     images, channels = shape[:2]
     kernels = _by_group(weight, geometry.groups).swapaxes(1, 2)
     slopes = _flat(g, geometry.groups)
@@ -155,6 +175,8 @@ def of_inputs(
         for i, j, window in places:
             padded[block][window] += columns[:, :, i, j]
     inside: Array = padded[:, :, top : top + height, left : left + width]
+    for b in bias:
+        inside += b.reshape(-1, 1, 1)
     return inside
 
 

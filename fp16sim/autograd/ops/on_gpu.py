@@ -1,4 +1,4 @@
-"""Primitives that a GPU runs as one kernel each, from stored values to stored values.
+"""Primitives that a GPU runs as few kernels, mostly one, from stored values to stored values.
 
 Where values are kept natively these take the place of the array code in the other files, which
 says what they mean: arithmetic in fp32, one rounding on store. What differs are the functions of
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from fp16sim.autograd.ops import functions, fused, losses, norms
-from fp16sim.backend import Array, carried
+from fp16sim.autograd.ops import functions, fused, losses, matmul, norms
+from fp16sim.backend import Array, carried, namespace_of
 from fp16sim.formats import Format
+from fp16sim.kernels import product
 from fp16sim.kernels.fused.elementwise import FUNCTIONS
 
 
@@ -27,6 +28,51 @@ def _gpu() -> Any:
 
 def _normalise() -> Any:
     return importlib.import_module("fp16sim.kernels.fused.normalise")
+
+
+# --- products, rounded by cuBLAS as it writes them -----------------------------------------------
+
+
+def _rounded_product(x: Array, y: Array) -> Array:
+    shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
+    return product(x, y, out=namespace_of(x).empty(shape, x.dtype))
+
+
+def _matmul(x: Array, y: Array, *, multiply: Any) -> Any:
+    return None if multiply is not product else (_rounded_product(x, y), (x, y))
+
+
+def _of_matmul(g: Array, x: Array, y: Array) -> Any:
+    def of(factor: Array, left: Array, right: Array) -> Array:
+        # A factor that was broadcast: its gradients are added up first, and rounded after that.
+        whole = factor.shape[:-2] == g.shape[:-2]
+        return _rounded_product(left, right) if whole else product(left, right)
+
+    of_x = lambda: of(x, g, y.swapaxes(-1, -2))
+    of_y = lambda: of(y, x.swapaxes(-1, -2), g)
+    return of_x, of_y
+
+
+def _linear(x: Array, weight: Array, *bias: Array, multiply: Any) -> Any:
+    if multiply is not product:
+        return None
+    y = namespace_of(x).empty((*x.shape[:-1], len(weight)), x.dtype)
+    for b in bias:
+        y[...] = b
+    product(fused.as_rows(x), weight.T, out=fused.as_rows(y), onto=bool(bias))
+    return y, (x, weight, bool(bias))
+
+
+def _of_linear(g: Array, x: Array, weight: Array, has_bias: bool) -> Any:
+    rows = fused.as_rows(g)
+    of_input = lambda: _rounded_product(rows, weight).reshape(x.shape)
+    of_weight = lambda: _rounded_product(rows.T, fused.as_rows(x))
+    of_bias = lambda: rows.sum(axis=0, dtype=np.float32)
+    return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
+
+
+matmul.matmul.fuse(_matmul, _of_matmul)
+fused.linear.fuse(_linear, _of_linear)
 
 
 # --- functions of one number ---------------------------------------------------------------------
