@@ -196,6 +196,37 @@ def check_softmax(lab, rng):
                 lab.check(result, dx, error_dx)
 
 
+def check_attention(lab, rng):
+    """Softmax of scores that were not rounded, with and without masks, and its gradient."""
+    for leading, queries, keys in (((2, 3), 5, 7), ((), 3, 1025), ((2,), 4, 1)):
+        shape = (*leading, queries, keys)
+        scores, g = (4 * rng.standard_normal((2, *shape))).astype(np.float32)
+        scores.reshape(-1)[::97] = 60000
+        masks = [None, np.tri(queries, keys, dtype=bool), rng.random(shape) < 0.7,
+                 rng.random((1, keys)) < 0.7, rng.random(keys) < 0.7]  # fmt: skip
+        if leading:
+            masks.append(rng.random((leading[0], *(1,) * len(leading), keys)) < 0.7)
+        for allowed in masks:
+            x = scores.astype(np.float64) * np.float32(0.125)
+            if allowed is not None:
+                x = np.where(allowed, x, -np.inf)
+            with np.errstate(all="ignore"):
+                distance = np.nan_to_num(np.abs(x - x.max(-1, keepdims=True)), posinf=0)
+                exact = np.exp(x - x.max(-1, keepdims=True))
+                exact /= exact.sum(-1, keepdims=True)
+            error = exact * (SUM + EPS * (16 + 4 * np.minimum(distance, 120))) + TINY
+            where = None if allowed is None else lab.there(allowed)
+            like = lab.stored(np.zeros(1, np.float32))
+            lab.check(
+                lab.gpu.attention_weights(lab.there(scores), where, 0.125, like), exact, error
+            )
+        y = fs.round_to(np.nan_to_num(exact), lab.fmt).astype(np.float64)
+        total = (g * y).sum(-1, keepdims=True)
+        error = SUM * np.abs(g * y).sum(-1, keepdims=True) + 4 * EPS * np.abs(g)
+        result = lab.gpu.attention_weights_backward(lab.there(g), lab.stored(y), 0.125)
+        lab.check(result, (g - total) * y * 0.125, error * y + TINY)
+
+
 def check_cross_entropy(lab, rng):
     for (rows, classes), smoothing in [(s, p) for s in SHAPES for p in (0.0, 0.1)]:
         for how in ({}, {"wide": True}, {"special": True}):

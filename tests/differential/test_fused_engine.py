@@ -102,6 +102,31 @@ def test_products_are_rounded_once(fused, name, monkeypatch, rng):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("fmt", ["fp16", "bf16"])
+@pytest.mark.parametrize("mask", [None, "causal", (4, 5), (3, 1, 1, 5), (5,)])
+def test_attention(fused, mask, fmt, monkeypatch, rng):
+    arrays = rng.standard_normal((3, 3, 2, 5, 8)).astype(np.float32)
+    q, k, v = arrays[0, :, :, :4], arrays[1], arrays[2]
+    how = {"is_causal": True} if mask == "causal" else {}
+    if isinstance(mask, tuple):
+        how["attn_mask"] = rng.random(mask) < 0.8
+        how["attn_mask"][..., 0] = True
+
+    def run():
+        tensors = [fs.Tensor(x, requires_grad=True, fmt=fmt) for x in (q, k, v)]
+        y = F.scaled_dot_product_attention(*tensors, **how)
+        (y * fs.Tensor(q, fmt=fmt)).sum().backward()
+        return [y.numpy(), *(x.grad.numpy() for x in tensors)]
+
+    with fs.storage("native"):
+        actual = run()
+    assert "attention_weights" in fused
+    assert "attention_weights_backward" in fused
+    monkeypatch.undo()
+    for ours, theirs in zip(actual, run(), strict=True):
+        near(ours, theirs, {"fp16": 1e-3, "bf16": 8e-3}[fmt])
+
+
 CASES = {
     "softmax": lambda x: F.softmax(x, axis=-1),
     "log_softmax": lambda x: F.log_softmax(x, axis=1),

@@ -23,6 +23,7 @@ MODULES = {
         for name in elementwise.FUNCTIONS
     },
     "softmax": (SOFTMAX, [{"T": t} for t in TYPES]),
+    "attention": ((source.ROWS, rows.ATTENTION), [{"T": t} for t in TYPES]),
     "layer and group norm": ((source.ROWS, norms.kernels(True)), PAIRS),
     "rms norm": ((source.ROWS, norms.kernels(False)), PAIRS),
     "windows": ((windows.WINDOWS,), [{"T": t} for t in TYPES]),

@@ -42,14 +42,16 @@ def _matmul(x: Array, y: Array, *, multiply: Any) -> Any:
     return None if multiply is not product else (_rounded_product(x, y), (x, y))
 
 
-def _of_matmul(g: Array, x: Array, y: Array) -> Any:
-    def of(factor: Array, left: Array, right: Array) -> Array:
-        # A factor that was broadcast: its gradients are added up first, and rounded after that.
-        whole = factor.shape[:-2] == g.shape[:-2]
-        return _rounded_product(left, right) if whole else product(left, right)
+def _of_factor(factor: Array, x: Array, y: Array) -> Array:
+    """x @ y, the gradient of this factor of a product."""
+    # If it was broadcast, its gradients are added up first, and rounded after that.
+    whole = factor.ndim == max(x.ndim, y.ndim) and factor.shape[:-2] == x.shape[:-2] == y.shape[:-2]
+    return _rounded_product(x, y) if whole else product(x, y)
 
-    of_x = lambda: of(x, g, y.swapaxes(-1, -2))
-    of_y = lambda: of(y, x.swapaxes(-1, -2), g)
+
+def _of_matmul(g: Array, x: Array, y: Array) -> Any:
+    of_x = lambda: _of_factor(x, g, y.swapaxes(-1, -2))
+    of_y = lambda: _of_factor(y, x.swapaxes(-1, -2), g)
     return of_x, of_y
 
 
@@ -71,8 +73,33 @@ def _of_linear(g: Array, x: Array, weight: Array, has_bias: bool) -> Any:
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 
+def _attention(
+    q: Array, k: Array, v: Array, *, allowed: Array | None, scale: float, fmt: Format, multiply: Any
+) -> Any:
+    if multiply is not product:
+        return None
+    p = _gpu().attention_weights(product(q, k.swapaxes(-1, -2)), allowed, scale, q)
+    return _rounded_product(p, v), (q, k, v, p, scale)
+
+
+def _of_attention(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -> Any:
+    slopes: list[Array] = []
+
+    def of_scores() -> Array:
+        if not slopes:
+            of_p = product(g, v.swapaxes(-1, -2))
+            slopes.append(_gpu().attention_weights_backward(of_p, p, scale))
+        return slopes[0]
+
+    of_q = lambda: _of_factor(q, of_scores(), k)
+    of_k = lambda: _of_factor(k, of_scores().swapaxes(-1, -2), q)
+    of_v = lambda: _of_factor(v, p.swapaxes(-1, -2), g)
+    return of_q, of_k, of_v
+
+
 matmul.matmul.fuse(_matmul, _of_matmul)
 fused.linear.fuse(_linear, _of_linear)
+fused.scaled_dot_product_attention.fuse(_attention, _of_attention)
 
 
 # --- functions of one number ---------------------------------------------------------------------

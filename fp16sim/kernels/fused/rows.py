@@ -1,4 +1,4 @@
-"""Softmax, log softmax and cross entropy: a row of T is one warp's, or one block's.
+"""Softmax, log softmax, attention's, cross entropy: a row of T is one warp's, or one block's.
 
 A NaN makes the whole row NaN, as does +infinity, and a row of -infinity only, as in the primitives:
 ``fmaxf`` passes over a NaN, but the sum of the powers does not.
@@ -47,6 +47,34 @@ extern "C" __global__ void log_softmax_backward(const T* g, const T* y, T* dx, I
     EACH(i, n) total += loaded(g[i]);
     total = sum(total);
     EACH(i, n) dx[i] = stored<T>(loaded(g[i]) - expf(loaded(y[i])) * total);
+}
+"""
+
+#: Scores come from a product and are not rounded, nor are the gradients of the weights: both are
+#: float. A row's part of ``allowed``, if there is one, is that of row % period.
+ATTENTION = """
+extern "C" __global__ void attention_weights(
+    const float* x, const unsigned char* allowed, T* y, I rows, I n, I period, float scale) {
+    ROW(rows)
+    x += row * n, y += row * n;
+    if (allowed) allowed += row % period * n;
+    const auto score = [=](I i) { return allowed && !allowed[i] ? -INFINITE : x[i] * scale; };
+    float top = -INFINITE, total = 0;
+    EACH(i, n) top = fmaxf(top, score(i));
+    top = most(top);
+    EACH(i, n) total += expf(score(i) - top);
+    total = sum(total);
+    EACH(i, n) y[i] = stored<T>(expf(score(i) - top) / total);
+}
+
+extern "C" __global__ void attention_weights_backward(
+    const float* g, const T* y, T* dx, I rows, I n, float scale) {
+    ROW(rows)
+    g += row * n, y += row * n, dx += row * n;
+    float total = 0;
+    EACH(i, n) total += g[i] * loaded(y[i]);
+    total = sum(total);
+    EACH(i, n) dx[i] = stored<T>((g[i] - total) * loaded(y[i]) * scale);
 }
 """
 
