@@ -32,5 +32,5 @@ def test_both_commands_are_there():
 
 
 def test_linked_files_exist():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (Path(__file__).parents[1] / target).exists(), target
+    for target in re.findall(r"\]\(([^)#:]+)\)|(?:src|srcset)=\"([^\"]+)\"", README):
+        assert (Path(__file__).parents[1] / "".join(target)).exists(), target
