@@ -359,3 +359,41 @@ def check_speedup(function: Callable[[float, float, float, float, float], float]
     ]
     praise = "Right: the longer of two times, in each format by itself, and then their ratio."
     return _judge("speedup", function, cases, NUMBER, praise)
+
+
+def check_shared_exponent(function: Callable[[list[float], int], float]) -> bool:
+    """Lesson 17: the exponent of the scale that a block of an MX format shares."""
+    cases = [
+        (([4.0, 1.0, 0.5], 0), 2, "The largest number is 4 = 2^2, and emax is 0: 2 - 0."),
+        (
+            ([4.0, 1.0, 0.5], 2),
+            0,
+            "E2M1 holds numbers of exponent 2 itself (its emax), so a block whose largest number "
+            "has exponent 2 needs no scale: subtract emax.",
+        ),
+        (
+            ([7.0, 0.1], 2),
+            0,
+            "7 lies between 4 = 2^2 and 8 = 2^3. The specification rounds log2 down, even where "
+            "the largest number, 7, is then cut to 6.",
+        ),
+        (([-448.0, 3.0], 8), 0, "Magnitudes count: -448 is the largest here, of exponent 8."),
+        (
+            ([0.01, 0.003], 8),
+            -15,
+            "0.01 lies between 2^-7 and 2^-6. Down is toward -7, also for negative exponents; "
+            "int() cuts toward zero. And -7 - 8 is -15.",
+        ),
+        (
+            ([0.0, 0.0], 2),
+            -127,
+            "A block of zeros has no logarithm. Any scale would do; here it is the smallest, -127.",
+        ),
+        (
+            ([2.0**-123, 0.0], 8),
+            -127,
+            "-123 - 8 is -131, which E8M0 does not have: it ends at -127.",
+        ),
+    ]
+    praise = "Right: the largest magnitude gets the element format's largest exponent."
+    return _judge("shared_exponent", function, cases, NUMBER, praise)

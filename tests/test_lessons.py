@@ -333,3 +333,35 @@ def roofline(size32, size16, meets):
 def test_wrong_answers_of_lesson_12_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_speedup(answer)
     assert hint in capsys.readouterr().out
+
+
+def shared(rounding=np.floor, of=lambda v: max(abs(x) for x in v), zero=-127, lowest=-127):
+    def answer(values, emax):
+        largest = of(values)
+        if largest == 0:
+            return zero
+        return max(rounding(np.log2(largest)) - emax, lowest)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda v, e: ..., "Not written yet"),
+        (lambda v, e: None, "should be one number"),
+        (lambda v, e: 2.0 ** shared()(v, e), "2 - 0"),
+        (lambda v, e: shared()(v, 0), "subtract emax"),
+        (lambda v, e: shared()(v, 0) + e, "subtract emax"),
+        (shared(np.ceil), "rounds log2 down"),
+        (shared(np.rint), "rounds log2 down"),
+        (shared(of=max), "Magnitudes count"),
+        (shared(int), "cuts toward zero"),
+        (shared(zero=0), "A block of zeros"),
+        (shared(zero=-np.inf), "A block of zeros"),
+        (shared(lowest=-200), "ends at -127"),
+    ],
+)
+def test_wrong_answers_of_lesson_17_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_shared_exponent(answer)
+    assert hint in capsys.readouterr().out
