@@ -124,8 +124,7 @@ for step, factor in enumerate((1, 1, 4, 1, 2**14, 1, 1, 1, 1, 1)):
 # 2 covers a factor of 4, and costs nothing in the good steps: in floating point a smaller scale
 # loses range, not precision. Afterwards the history is what hurts. For as many steps as it is long
 # the bad batch sets the scale, and numbers of size 1 become subnormal; the margin makes this worse.
-# (With 1024 steps to remember, that is 1024 steps. These numbers are one draw; other ones differ in
-# the last digit or two.)
+# (With 1024 steps to remember, that is 1024 steps. All this is one draw of numbers.)
 #
 # ## One outlier
 #
@@ -252,7 +251,7 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "17_fp8_and_blocks"))
 
 # %% [markdown]
-# Without scales six gradients of seven are lost, and nothing is learned. In this network one loss
+# Without scales six gradients of seven are zero, and nothing is learned. In this network one loss
 # scale mends that: its weights are large, and the few that are subnormal do no harm. (Of those of
 # the deep GPT above half would be zero.) All that learn end within a tenth of fp32; seeds differ by
 # more. At 2^46 nearly a third of the gradients saturate, nothing is learned either, and *no step is
