@@ -359,3 +359,113 @@ def check_speedup(function: Callable[[float, float, float, float, float], float]
     ]
     praise = "Right: the longer of two times, in each format by itself, and then their ratio."
     return _judge("speedup", function, cases, NUMBER, praise)
+
+
+def check_shared_exponent(function: Callable[[list[float], int], float]) -> bool:
+    """Lesson 17: the exponent of the scale that a block of an MX format shares."""
+    cases = [
+        (([4.0, 1.0, 0.5], 0), 2, "The largest number is 4 = 2^2, and emax is 0: 2 - 0."),
+        (
+            ([4.0, 1.0, 0.5], 2),
+            0,
+            "E2M1 holds numbers of exponent 2 itself (its emax), so a block whose largest number "
+            "has exponent 2 needs no scale: subtract emax.",
+        ),
+        (
+            ([7.0, 0.1], 2),
+            0,
+            "7 lies between 4 = 2^2 and 8 = 2^3. The specification rounds log2 down, even where "
+            "the largest number, 7, is then cut to 6.",
+        ),
+        (([-448.0, 3.0], 8), 0, "Magnitudes count: -448 is the largest here, of exponent 8."),
+        (
+            ([0.01, 0.003], 8),
+            -15,
+            "0.01 lies between 2^-7 and 2^-6. Down is toward -7, also for negative exponents; "
+            "int() cuts toward zero. And -7 - 8 is -15.",
+        ),
+        (
+            ([0.0, 0.0], 2),
+            -127,
+            "A block of zeros has no logarithm. Any scale would do; here it is the smallest, -127.",
+        ),
+        (
+            ([2.0**-123, 0.0], 8),
+            -127,
+            "-123 - 8 is -131, which E8M0 does not have: it ends at -127.",
+        ),
+    ]
+    praise = "Right: the largest magnitude gets the element format's largest exponent."
+    return _judge("shared_exponent", function, cases, NUMBER, praise)
+
+
+def check_diagnosis(function: Callable[[dict[str, float]], str]) -> bool:
+    """Lesson 18: what a training suffers from, by its counts."""
+    well = {
+        "born_forward": 0, "born_backward": 0, "skipped": 0, "clipped_at": 1.0,
+        "gradients": 1000, "gradients_zero": 0, "gradients_flushed": 0,
+        "updates": 1000, "updates_zero": 0, "updates_swamped": 0,
+    }  # fmt: skip
+
+    def patient(**changes: float) -> tuple[dict[str, float]]:
+        return ({**well, **changes},)
+
+    cases = [
+        (patient(), "well", "Nothing at all is wrong here."),
+        (
+            patient(born_forward=3, born_backward=9, skipped=60),
+            "forward",
+            "An infinity on the way forward comes first, whatever else there is.",
+        ),
+        (
+            patient(born_backward=9, skipped=5),
+            "well",
+            "Gradients that overflow in steps which are skipped are how a scaler finds its scale.",
+        ),
+        (patient(clipped_at=65536.0), "order", "Clipped with a loss scale of 65536 in them."),
+        (
+            patient(gradients_flushed=200),
+            "underflow",
+            "200 of 1000 gradients were flushed, four times the limit.",
+        ),
+        (
+            patient(gradients_zero=700, gradients_flushed=3),
+            "well",
+            "700 gradients were zero before rounding, behind a ReLU, say: these are not lost. 3 "
+            "of the 300 others are, 1 %.",
+        ),
+        (
+            patient(gradients_zero=900, gradients_flushed=20),
+            "underflow",
+            "20 gradients were flushed of the 100 that were not zero before: 20 %, not 2 %.",
+        ),
+        (
+            patient(updates_swamped=500),
+            "swamped",
+            "Half of the updates left their weight as it was.",
+        ),
+        (
+            patient(updates_zero=980, updates_swamped=10),
+            "swamped",
+            "Zero updates have nothing to lose. Of the 20 others 10 were swamped: 50 %, not 1 %.",
+        ),
+        (
+            patient(gradients_flushed=30, updates_swamped=150),
+            "well",
+            "3 % flushed and 15 % swamped are below the limits, 5 % and 20 %.",
+        ),
+        (
+            patient(clipped_at=65536.0, updates_swamped=900),
+            "order",
+            "Clipping so hard makes updates too small to count: swamping is the symptom here. The "
+            "rules are tried in their order.",
+        ),
+        (
+            patient(gradients_flushed=300, updates_swamped=300),
+            "underflow",
+            "Gradients come before the updates that are made of them: try underflow first.",
+        ),
+    ]
+    praise = "Right: causes before symptoms, and shares of what could be lost at all."
+    words = ("forward", "order", "underflow", "swamped", "well")
+    return _judge("diagnosis", function, cases, words, praise)

@@ -346,3 +346,81 @@ def roofline(size32, size16, meets):
 def test_wrong_answers_of_lesson_12_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_speedup(answer)
     assert hint in capsys.readouterr().out
+
+
+def shared(rounding=np.floor, of=lambda v: max(abs(x) for x in v), zero=-127, lowest=-127):
+    def answer(values, emax):
+        largest = of(values)
+        if largest == 0:
+            return zero
+        return max(rounding(np.log2(largest)) - emax, lowest)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda v, e: ..., "Not written yet"),
+        (lambda v, e: None, "should be one number"),
+        (lambda v, e: 2.0 ** shared()(v, e), "2 - 0"),
+        (lambda v, e: shared()(v, 0), "subtract emax"),
+        (lambda v, e: shared()(v, 0) + e, "subtract emax"),
+        (shared(np.ceil), "rounds log2 down"),
+        (shared(np.rint), "rounds log2 down"),
+        (shared(of=max), "Magnitudes count"),
+        (shared(int), "cuts toward zero"),
+        (shared(zero=0), "A block of zeros"),
+        (shared(zero=-np.inf), "A block of zeros"),
+        (shared(lowest=-200), "ends at -127"),
+    ],
+)
+def test_wrong_answers_of_lesson_17_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_shared_exponent(answer)
+    assert hint in capsys.readouterr().out
+
+
+def doctor(
+    rules=("forward", "order", "underflow", "swamped"), of_all=(), zeros_too=False, flushed=0.05,
+    swamped=0.2, skips_are_ill=False,
+):  # fmt: skip
+    def answer(seen):
+        def share(lost, of):
+            count = seen[lost] + zeros_too * seen[f"{of}_zero"]
+            return count / (seen[of] - (0 if of in of_all or zeros_too else seen[f"{of}_zero"]))
+
+        fits = {
+            "forward": seen["born_forward"] or (skips_are_ill and seen["skipped"]),
+            "order": seen["clipped_at"] != 1,
+            "underflow": share("gradients_flushed", "gradients") >= flushed,
+            "swamped": share("updates_swamped", "updates") >= swamped,
+        }
+        return next((name for name in rules if fits[name]), "well")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda seen: ..., "Not written yet"),
+        (lambda seen: None, "should be one of forward"),
+        (lambda seen: "healthy", "should be one of forward"),
+        (lambda seen: "underflow", "Nothing at all"),
+        (lambda seen: "well", "comes first"),
+        (doctor(skips_are_ill=True), "how a scaler finds"),
+        (doctor(rules=("forward", "underflow", "swamped")), "Clipped with a loss scale"),
+        (doctor(rules=("forward", "order", "swamped")), "four times the limit"),
+        (doctor(zeros_too=True), "zero before rounding"),
+        (doctor(of_all=("gradients", "updates")), "20 %, not 2 %"),
+        (doctor(rules=("forward", "order", "underflow")), "Half of the updates"),
+        (doctor(of_all=("updates",)), "nothing to lose"),
+        (doctor(flushed=0.01), "zero before rounding"),
+        (doctor(swamped=0.1), "below the limits"),
+        (doctor(rules=("forward", "underflow", "swamped", "order")), "swamping is the symptom"),
+        (doctor(rules=("forward", "order", "swamped", "underflow")), "try underflow first"),
+    ],
+)
+def test_wrong_answers_of_lesson_18_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_diagnosis(answer)
+    assert hint in capsys.readouterr().out
