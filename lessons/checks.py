@@ -34,7 +34,13 @@ def _judge(
     ``kind`` is what it should return: NUMBER, PAIR or one of the given words.
     """
     for arguments, expected, hint in cases:
-        result = function(*arguments)
+        call = f"{name}({', '.join(map(_shown, arguments))})"
+        try:
+            result = function(*arguments)
+        except Exception as error:  # whatever a reader's code does, the hint may help
+            print(f"{call} raises {type(error).__name__}: {error}")
+            print(hint)
+            return False
         if result is ... or isinstance(result, tuple) and ... in result:
             print(f"Not written yet: {name} returns `...`.")
             return False
@@ -48,7 +54,6 @@ def _judge(
             else result == expected
         )
         if not right:
-            call = f"{name}({', '.join(map(_shown, arguments))})"
             print(f"Not yet. {call} gives {_shown(result)}, not {_shown(expected)}.")
             print(hint)
             return False

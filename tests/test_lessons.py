@@ -107,6 +107,14 @@ def test_wrong_answers_of_lesson_03_get_the_right_hint(answer, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
+def test_an_answer_that_raises_gets_the_hint_too(capsys):
+    assert not checks.check_round_even(lambda x, s: 1 / 0)
+    said = capsys.readouterr().out
+    assert "round_even(" in said
+    assert "raises ZeroDivisionError: division by zero" in said
+    assert len(said.splitlines()) == 2
+
+
 def fate_by_limits(largest, normal, smallest):
     def fate(x):
         size = abs(x)
