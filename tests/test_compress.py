@@ -347,6 +347,18 @@ class TestPruning:
             lost = max(np.abs(weights[n][~m]).max() for n, m in masks.items())
             assert kept >= lost
 
+    def test_of_a_model_two_of_four(self):
+        task = fs.models.task("cnn", "tiny", seed=0)  # a first convolution of one channel
+        before = dict(task.model.state_dict())
+        masks = compress.prune(task.model, "2:4")
+        assert list(masks) == ["conv2.weight", "head.weight"]
+        for name, value in task.model.state_dict().items():
+            mask = masks.get(name, np.array(True))
+            assert_same_bits(value.numpy() + 0, np.where(mask, before[name].numpy(), 0) + 0)
+            if name in masks:
+                assert mask.mean() == 0.5
+                compress.storage_bytes(value, 8, "2:4")
+
     @pytest.mark.parametrize(
         "make",
         [
@@ -476,6 +488,8 @@ Q = np.zeros((2, 4), np.int8)
         ),
         (lambda: compress.magnitude_mask([1.0], 1.1), ValueError, "sparsity=1.1"),
         (lambda: compress.two_of_four_mask(np.ones((2, 6))), ValueError, r"shape \(2, 6\)"),
+        (lambda: compress.prune(fs.models.task("mlp", "tiny").model, "1:4"), ValueError, "'1:4'"),
+        (lambda: compress.prune(fs.nn.Linear(3, 3), "2:4"), ValueError, "no weight's axis 1"),
         (lambda: compress.prune(fs.nn.ReLU(), 0.5), ValueError, "no weights"),
         (lambda: compress.prune("model", 0.5), TypeError, "model must be a Module"),
         (lambda: compress.storage_bytes([1.0], 0), ValueError, "bits=0"),

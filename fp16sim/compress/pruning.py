@@ -50,15 +50,21 @@ def two_of_four_mask(x: ArrayLike | Tensor) -> Array:
     return (rank < 2).reshape(x.shape)  # type: ignore[no-any-return]
 
 
-def prune(model: nn.Module, sparsity: float, *, per_layer: bool = False) -> dict[str, Array]:
+def prune(model: nn.Module, sparsity: float | str, *, per_layer: bool = False) -> dict[str, Array]:
     """Set the smallest weights of a model to zero, in place, and return its masks by name.
 
     Weights are parameters of two axes or more: no biases, no norms. sparsity: the share that goes,
-    of all weights together, by one threshold, or (per_layer) of each by its own. Weights that are
-    zero already are the first to go. For what comes next see ``apply_masks``.
+    of all weights together, by one threshold, or (per_layer) of each by its own. "2:4": two of four
+    (``two_of_four_mask``), of all weights whose axis 1 allows it; ValueError if none does. Weights
+    that are zero already are the first to go. For what comes next see ``apply_masks``.
     """
     weights = _weights(model)
-    if per_layer:
+    if isinstance(sparsity, str):
+        one_of("sparsity", sparsity, ("2:4",))
+        masks = {n: two_of_four_mask(w) for n, w in weights.items() if w.shape[1] % 4 == 0}
+        if not masks:
+            raise ValueError("sparsity='2:4' is not allowed: no weight's axis 1 is of fours")
+    elif per_layer:
         masks = {name: magnitude_mask(w, sparsity) for name, w in weights.items()}
     else:
         arrays = [carried(w.data) for w in weights.values()]
