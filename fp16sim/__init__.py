@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fp16sim import (
     arith,
     checkpoint,
+    compress,
     data,
     functional,
     metrics,
@@ -94,6 +95,7 @@ __all__ = [
     "autocast",
     "check_gradients",
     "checkpoint",
+    "compress",
     "data",
     "decode",
     "decode_blocks",

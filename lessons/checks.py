@@ -474,3 +474,32 @@ def check_diagnosis(function: Callable[[dict[str, float]], str]) -> bool:
     praise = "Right: causes before symptoms, and shares of what could be lost at all."
     words = ("forward", "order", "underflow", "swamped", "well")
     return _judge("diagnosis", function, cases, words, praise)
+
+
+def check_int8_grid(function: Callable[[float, float], tuple[float, int]]) -> bool:
+    """Lesson 16: scale and zero point of the int8 grid that holds a range, and 0 exactly."""
+    cases = [
+        (
+            (-128.0, 127.0),
+            (1.0, 0),
+            "These are int8's own numbers: 256 of them have 255 steps of 1 between them, and the "
+            "smallest is q = -128 (not 0, as of uint8), so that q = 0 stands for 0.",
+        ),
+        ((-51.0, 204.0), (1.0, -77), "Here -51 is q = -128, and 0 is 51 steps further on."),
+        (
+            (-50.0, 460.0),
+            (2.0, -103),
+            "Steps of 2: from -50 to 0 there are 25 of them. A zero point counts steps.",
+        ),
+        (
+            (-100.25, 154.75),
+            (1.0, -28),
+            "-128 + 100.25 is -27.75, which is no integer: then 0 would not be on the grid. The "
+            "nearest is -28.",
+        ),
+        ((-100.75, 154.25), (1.0, -27), "Round to the nearest: of -27.25 that is -27."),
+        ((51.0, 510.0), (2.0, -128), "All values are above 0: let the range begin at 0 then."),
+        ((-510.0, -51.0), (2.0, 127), "All values are below 0: let the range end at 0 then."),
+    ]
+    praise = "Right: 255 steps from end to end, and 0 on one of them."
+    return _judge("int8_grid", function, cases, PAIR, praise)

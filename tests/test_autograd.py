@@ -168,8 +168,8 @@ def test_rule_against_finite_differences(name, rng):
 
 
 def test_every_primitive_has_a_case():
-    # A quantized product has steps, not slopes: test_recipes.
-    assert set(PRIMITIVES) - {"scaled_linear"} <= set(RULES)
+    # What quantizes has steps, not slopes: test_recipes, test_compress.
+    assert set(PRIMITIVES) - {"scaled_linear", "round_to_grid"} <= set(RULES)
 
 
 class TestTheChecker:

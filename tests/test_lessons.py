@@ -432,3 +432,35 @@ def doctor(
 def test_wrong_answers_of_lesson_18_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_diagnosis(answer)
     assert hint in capsys.readouterr().out
+
+
+def int8(first=-128, steps=255, rounded=round, begin=0.0, end=0.0, counted=True):
+    def answer(low, high):
+        low, high = min(low, begin), max(high, end)
+        scale = (high - low) / steps
+        return scale, rounded(first - low / (scale if counted else 1))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda low, high: (..., ...), "Not written yet"),
+        (lambda low, high: None, "should be two numbers"),
+        (lambda low, high: (high - low) / 255, "should be two numbers"),
+        (int8(first=0), "not 0, as of uint8"),
+        (int8(steps=256), "255 steps"),
+        (lambda low, high: (max(-low, high) / 127, 0), "int8's own numbers"),
+        (lambda low, high: ((high - low) / 255, 0), "51 steps further on"),
+        (int8(counted=False), "counts steps"),
+        (int8(rounded=lambda z: z), "no integer"),
+        (int8(rounded=int), "The nearest is -28"),
+        (int8(rounded=np.floor), "of -27.25"),
+        (int8(begin=np.inf, end=-np.inf), "begin at 0"),
+        (int8(end=-np.inf), "end at 0"),
+    ],
+)
+def test_wrong_answers_of_lesson_16_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_int8_grid(answer)
+    assert hint in capsys.readouterr().out

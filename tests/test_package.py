@@ -18,7 +18,7 @@ def test_public_names():
     engine += " memory_report storage"
     sums = "Accumulator matmul dot sum mean tensorcore"
     modules = "testing functional nn optim scaling training data models metrics checkpoint"
-    modules += " presets recipes on_device"
+    modules += " presets recipes on_device compress"
     assert set(fs.__all__) == set(f"{formats} {blocks} {engine} {sums} {modules}".split())
     assert all(hasattr(fs, name) for name in fs.__all__)
 

@@ -64,6 +64,7 @@ PEERS = {
     "power": ["pow"],
     "relu": ["relu"],
     "reshape": ["reshape"],
+    "round_to_grid": ["fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine"],
     "rms_norm": ["rms_norm"],
     "scaled_dot_product_attention": [
         "scaled_dot_product_attention",
