@@ -331,6 +331,41 @@ def check_flushed(function: Callable[[dict[int, int], int], int]) -> bool:
     return _judge("flushed", function, cases, NUMBER, praise)
 
 
+def check_window(function: Callable[..., tuple[float, float]]) -> bool:
+    """Lesson 08: the smallest and the largest exponent of a loss scale that will do."""
+    quarter = {-22: 4, -20: 3}
+    cases = [
+        (
+            ({-30: 10}, 1.5, 0.0, 0),
+            (5, 15),
+            "First the smallest k: values of exponent -30 are safe from exponent -25 on, which is "
+            "5 more. Then the largest: 1.5 x 2^15 is 49152, and 1.5 x 2^16 is above 65504.",
+        ),
+        (({-20: 10}, 1.5, 0.0, 0), (-5, 15), "A scale may be below 1: -20 - 5 is still -25."),
+        (
+            (quarter, 1.5, 0.25, 0),
+            (-5, 15),
+            "4 x 2^-22 is 2^-20, a quarter of the sum of sizes: 'at most' 0.25 of that, not of the "
+            "number of values.",
+        ),
+        (
+            (quarter, 1.5, 0.2, 0),
+            (-3, 15),
+            "A quarter of the sum is more than 0.2: it has to stay.",
+        ),
+        (({-20: 10}, 2.5, 0.0, 0), (-5, 14), "2.5 x 2^15 is 81920: round down, not to nearest."),
+        (({-20: 10}, 0.1875, 0.0, 0), (-5, 18), "Small gradients leave room: 2^18 x 0.1875 fits."),
+        (
+            ({-20: 10}, 1.9999, 0.0, 0),
+            (-5, 14),
+            "1.9999 x 2^15 is 65533: fp16 ends at 65504, not at 2^16.",
+        ),
+        (({-20: 10}, 1.5, 0.0, 2), (-5, 13), "The headroom lowers the ceiling by so many binades."),
+    ]
+    praise = "Right: what may be lost sets the floor, what must fit the ceiling; between is room."
+    return _judge("window", function, cases, PAIR, praise)
+
+
 def check_speedup(function: Callable[[float, float, float, float, float], float]) -> bool:
     """Lesson 12: the roofline's bound on how much faster fp16 is than fp32."""
     cases = [

@@ -282,6 +282,52 @@ def test_wrong_answers_of_lesson_07_get_the_right_hint(answer, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
+def window(
+    edge=-25,
+    limit=65504.0,
+    size=lambda exponent, number: number * 2.0**exponent,
+    may_go=lambda gone, bound: gone <= bound,
+    near=np.floor,
+):
+    """The right answer, with some wrong ones."""
+
+    def answer(counts, largest, bound, headroom):
+        sizes = {e: size(e, number) for e, number in counts.items()}
+
+        def gone(k):
+            return sum(s for e, s in sizes.items() if e + k < edge) / sum(sizes.values())
+
+        lowest = next(k for k in range(-200, 200) if may_go(gone(k), bound))
+        return lowest, int(near(np.log2(limit / largest))) - headroom
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda *_: (..., ...), "Not written yet"),
+        (lambda *_: None, "two numbers"),
+        (lambda *given: window()(*given)[::-1], "First the smallest k"),
+        (window(edge=-24), "safe from exponent -25 on"),
+        (lambda *given: (max(window()(*given)[0], 0), window()(*given)[1]), "may be below 1"),
+        (window(size=lambda e, number: number), "number of values"),
+        (window(size=lambda e, number: 2.0**e), "more than 0.2"),
+        (window(may_go=lambda gone, bound: gone < max(bound, 1e-9)), "'at most'"),
+        (lambda c, g, b, h: window()(c, g, 0.0, h), "'at most'"),
+        (window(may_go=lambda gone, bound: gone <= max(bound, 0.25)), "more than 0.2"),
+        (window(near=np.rint), "81920"),
+        (lambda c, g, b, h: window()(c, max(g, 1.0), b, h), "leave room"),
+        (window(limit=2.0**16), "not at 2^16"),
+        (lambda c, g, b, h: window()(c, g, b, 0), "lowers the ceiling"),
+        (lambda c, g, b, h: window()(c, g, b, -h), "lowers the ceiling"),
+    ],
+)
+def test_wrong_answers_of_lesson_08_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_window(answer)
+    assert hint in capsys.readouterr().out
+
+
 def bill(wide=4, low=2, **per_parameter):
     known = {"fp32": 16, "amp": 18, "O2": 16, "O3": 12} | per_parameter
     return lambda p, a, policy: p * known[policy] + a * (wide if policy == "fp32" else low)
