@@ -394,3 +394,71 @@ def check_speedup(function: Callable[[float, float, float, float, float], float]
     ]
     praise = "Right: the longer of two times, in each format by itself, and then their ratio."
     return _judge("speedup", function, cases, NUMBER, praise)
+
+
+def check_dice(function: Callable[[np.ndarray, np.ndarray], float]) -> bool:
+    """Lesson 15: the Dice score of two masks of zeros and ones in float16, of any size."""
+
+    def masks(size: int, first: slice, second: slice) -> tuple[np.ndarray, np.ndarray]:
+        both = np.zeros((2, size * size), dtype=np.float16)
+        both[0, first] = both[1, second] = 1
+        return both[0].reshape(size, size), both[1].reshape(size, size)
+
+    none, everything = slice(0), slice(None)
+    # By what is shown of them: the masks, what is right, a hint.
+    pairs = {
+        "8 x 8, the same 4 pixels": (
+            masks(8, slice(4), slice(4)),
+            1.0,
+            "The same masks: twice the common pixels over both.",
+        ),
+        "8 x 8, 4 pixels and 4, 1 of them common": (
+            masks(8, slice(4), slice(3, 7)),
+            0.25,
+            "2 x 1 over 4 + 4. No pixel counts that is in neither, and none counts twice below.",
+        ),
+        "8 x 8, 4 pixels and 1 of them": (
+            masks(8, slice(4), slice(1)),
+            0.4,
+            "2 x 1 over 4 + 1: both sizes count.",
+        ),
+        "8 x 8, 4 pixels and none": (
+            masks(8, slice(4), none),
+            0.0,
+            "Nothing is common, and only one mask is empty.",
+        ),
+        "8 x 8, none and none": (
+            masks(8, none, none),
+            1.0,
+            "Of two empty masks it is 1, by definition, not 0 / 0.",
+        ),
+        "64 x 64, 4096 pixels and 2048 of them": (
+            masks(64, everything, slice(2048)),
+            2 / 3,
+            "A running sum in fp16 stalls at 2048. Add up in a wider format.",
+        ),
+        "64 x 64, 2049 pixels and 1 of them": (
+            masks(64, slice(2049), slice(1)),
+            2 / 2050,
+            "fp16 has no 2049: the sum, or what was made of it, has been rounded to fp16.",
+        ),
+        "512 x 512, all and all": (
+            masks(512, everything, everything),
+            1.0,
+            "262144 pixels are more than 65504: does a sum overflow?",
+        ),
+        "512 x 512, all and a quarter of them": (
+            masks(512, everything, slice(2**16)),
+            0.4,
+            "65536 of 262144 pixels are common: is anything cut to 65504?",
+        ),
+        "512 x 512, one pixel and the same": (
+            masks(512, slice(1), slice(1)),
+            1.0,
+            "One pixel of many is a class as well.",
+        ),
+    }
+    cases = [((name,), expected, hint) for name, (_, expected, hint) in pairs.items()]
+    praise = "Right: counts of pixels are no numbers for fp16, and their ratio is."
+    with np.errstate(all="ignore"):
+        return _judge("dice", lambda name: function(*pairs[name][0]), cases, NUMBER, praise)

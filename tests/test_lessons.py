@@ -379,3 +379,43 @@ def roofline(size32, size16, meets):
 def test_wrong_answers_of_lesson_12_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_speedup(answer)
     assert hint in capsys.readouterr().out
+
+
+def dice_by(total, empty=1.0):
+    def answer(truth, prediction):
+        sizes = total(truth) + total(prediction)
+        return 2 * total(truth * prediction) / sizes if sizes else empty
+
+    return answer
+
+
+def pixels(mask):
+    return mask.sum(dtype=np.float64)
+
+
+RIGHT_DICE = dice_by(pixels)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda t, p: ..., "Not written yet"),
+        (lambda t, p: None, "one number"),
+        (lambda t, p: t * p, "one number"),
+        (lambda t, p: RIGHT_DICE(t, p) / 2, "The same masks"),
+        (lambda t, p: float((t == p).mean()), "that is in neither"),
+        (lambda t, p: RIGHT_DICE(t, p) / (2 - RIGHT_DICE(t, p)), "none counts twice"),
+        (lambda t, p: (t * p).sum() / t.sum(), "both sizes count"),
+        (lambda t, p: RIGHT_DICE(t, p) if p.any() else 1.0, "only one mask is empty"),
+        (dice_by(pixels, empty=np.nan), "by definition"),
+        (dice_by(lambda mask: fs.sum(mask, accumulator="fp16")), "stalls at 2048"),
+        (dice_by(np.sum), "has no 2049"),
+        (dice_by(np.mean), "rounded to fp16"),
+        (dice_by(lambda mask: pixels(mask) if mask.size < 2**18 else np.sum(mask)), "overflow?"),
+        (dice_by(lambda mask: min(pixels(mask), 65504.0)), "cut to 65504"),
+        (lambda t, p: RIGHT_DICE(t, p) if t.size < 100 or t.sum() > 9 else 0.0, "as well"),
+    ],
+)
+def test_wrong_answers_of_lesson_15_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_dice(answer)
+    assert hint in capsys.readouterr().out
