@@ -94,14 +94,16 @@ print(f"with those that stay in fp32: 2^{np.log2(both.scale):.0f} (seed 0, first
 # count, too. Their gradients are 1 and stay in fp32, so that suggestion is lower than need be.)
 #
 # The *floor* is set by gradients of activations, one for each pixel, and rises as the network
-# learns (lesson 07). The ceiling rises as well: the window *moves*. `suggest_scale` leaves a binade
-# of headroom unless told otherwise, and lesson 09's scaler follows the ceiling by itself.
+# learns: of these values more and more are below fp16. The ceiling rises as well: the window
+# *moves*. `suggest_scale` leaves a binade of headroom unless told otherwise, and lesson 09's scaler
+# follows the ceiling by itself.
 #
 # ## How much may go?
 #
 # `what_if` tells from the same histograms what fp16 flushes under any scale. But the flushed ones
-# are the smallest. The second column sums sizes instead of counting values. (A scale of 2^-k does
-# to these gradients what 2^k times as many pixels would do.)
+# are the smallest. So the second column sums sizes instead of counting values, and the last one
+# does so for weights. (A scale of 2^-k does to gradients of activations what 2^k times as many
+# pixels would do.)
 #
 # **Predict:** which share of the values, and of the sum of sizes, is flushed without scaling? And
 # under 2^-8?
@@ -110,16 +112,20 @@ print(f"with those that stay in fp32: 2^{np.log2(both.scale):.0f} (seed 0, first
 EXPONENTS = range(-16, 25)
 gone = {e: np.mean([[x.what_if("fp16", 2.0**e, role=ACTIVATIONS, of="bf16").share("flushed")
         for x in xrays] for *_, xrays in probes]) for e in EXPONENTS}  # fmt: skip
-counted = total([x for *_, xrays in probes for x in xrays], ACTIVATIONS, "bf16").to_dict()
-sizes = {e: number * 2.0**e for e, number in counted["exponents"].items()}
-gone_sum = {k: sum(s for e, s in sizes.items() if e + k < -25) / sum(sizes.values())
-            for k in EXPONENTS}  # fmt: skip
-print("scale    values flushed    of the sum of sizes")
+gone_sum = {}
+for role in (ACTIVATIONS, WEIGHTS):
+    counts = total([x for *_, xrays in probes for x in xrays], role, "bf16").to_dict()["exponents"]
+    sizes = {e: number * 2.0**e for e, number in counts.items()}
+    gone_sum[role] = {k: sum(s for e, s in sizes.items() if e + k < -25) / sum(sizes.values())
+                      for k in EXPONENTS}  # fmt: skip
+print("scale    values flushed    of the sum of sizes    the same of weights' gradients")
 for k in (-16, -12, -10, -8, -4, 0, 8, 16):
-    print(f"2^{k:<4} {gone[k]:12.1%} {gone_sum[k]:20.4%}")
+    of_sums = "".join(f"{gone_sum[role][k]:23.4%}" for role in (ACTIVATIONS, WEIGHTS))
+    print(f"2^{k:<4} {gone[k]:12.1%}{of_sums}")
 
 # %% [markdown]
-# Under 2^-8 half of the values go, and less than two hundredths of the sum.
+# Under 2^-8 half of the values go, and less than two hundredths of the sum. Gradients of weights
+# lose next to nothing there.
 #
 # ## The sweep
 #
@@ -161,7 +167,7 @@ with plots.style():
     left, right = figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
     for shares, color, line, label in (
         (gone, "#0072B2", "-", "values, predicted"),
-        (gone_sum, "#D55E00", "--", "sum of their sizes, predicted"),
+        (gone_sum[ACTIVATIONS], "#D55E00", "--", "sum of their sizes, predicted"),
     ):
         x = [2.0**k for k in shares]
         left.plot(x, [100 * y for y in shares.values()], color=color, ls=line, label=label)

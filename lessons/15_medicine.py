@@ -60,15 +60,15 @@ for seed in range(3):
     print(", ".join(f"{name} {score:.3f}" for name, score in zip(CLASSES, scores, strict=True)))
 
 # %% [markdown]
-# Accuracy asks every pixel, and the lesion has no votes. Dice asks every class by itself, and never
-# counts what is rightly *not* the class.
+# Accuracy asks every pixel, and lesions have one vote in a hundred. Dice asks every class by itself,
+# and never counts what is rightly *not* the class.
 #
 # ## Training
 #
 # Lesson 08 showed that gradients of a mean over N pixels shrink with N. A batch of 16 images of 512
 # x 512 has 2^22 pixels; ours has 4 of 32 x 32, which are 2^12. The loss times 2^-10 makes gradients
-# as small as those of the large batch, without its cost. (AdamW divides by their size, so nothing
-# else changes.)
+# as small as those of the large batch, without its cost. (The scaler takes it out again before the
+# update. Gradients of weights pass as small, too; lesson 08 found them to be far from the floor.)
 #
 # **Predict:** a U-Net in fp32, bf16, fp16 and fp16 with dynamic scaling, all of them with the small
 # gradients, and fp16 with those of the small batch. Which ones find lesions? How do loss and
