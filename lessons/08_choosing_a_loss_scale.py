@@ -195,8 +195,8 @@ print("Figure:", *plots.save(figure, FIGURES, "08_choosing_a_loss_scale"))
 # From 2^-8 to 2^16 all is one plateau, 24 binades wide, and on it the network is as good as in fp32
 # or in bf16, which needs no scale. So nothing is to be tuned: the suggestion, or anything a few
 # binades below it, will do, and this network does without any. How much may go? Half of the
-# values, as long as they are 2% of the sum; with 7% of the sum, under 2^-10, no lesion is found any
-# more. Both numbers are this network's, and no law.
+# values, as long as they are 2% of the sum; with 7% of the sum, under 2^-10, next to no lesion is
+# found any more. Both numbers are this network's, and no law.
 #
 # The prediction holds where training works. Below the floor it does not: zeros make more zeros on
 # their way back, and a network that does not learn keeps its large gradients.

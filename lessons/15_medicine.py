@@ -60,8 +60,8 @@ for seed in range(3):
     print(", ".join(f"{name} {score:.3f}" for name, score in zip(CLASSES, scores, strict=True)))
 
 # %% [markdown]
-# Accuracy asks every pixel, and lesions have one vote in a hundred. Dice asks every class by itself,
-# and never counts what is rightly *not* the class.
+# Accuracy asks every pixel, and lesions have one vote in a hundred. Dice asks every class by
+# itself, and never counts what is rightly *not* the class.
 #
 # ## Training
 #
