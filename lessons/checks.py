@@ -503,3 +503,106 @@ def check_int8_grid(function: Callable[[float, float], tuple[float, int]]) -> bo
     ]
     praise = "Right: 255 steps from end to end, and 0 on one of them."
     return _judge("int8_grid", function, cases, PAIR, praise)
+
+
+def check_window(function: Callable[..., tuple[float, float]]) -> bool:
+    """Lesson 08: the smallest and the largest exponent of a loss scale that will do."""
+    quarter = {-22: 4, -20: 3}
+    cases = [
+        (
+            ({-30: 10}, 1.5, 0.0, 0),
+            (5, 15),
+            "First the smallest k: values of exponent -30 are safe from exponent -25 on, which is "
+            "5 more. Then the largest: 1.5 x 2^15 is 49152, and 1.5 x 2^16 is above 65504.",
+        ),
+        (({-20: 10}, 1.5, 0.0, 0), (-5, 15), "A scale may be below 1: -20 - 5 is still -25."),
+        (
+            (quarter, 1.5, 0.25, 0),
+            (-5, 15),
+            "4 x 2^-22 is 2^-20, a quarter of the sum of sizes: 'at most' 0.25 of that, not of the "
+            "number of values.",
+        ),
+        (
+            (quarter, 1.5, 0.2, 0),
+            (-3, 15),
+            "A quarter of the sum is more than 0.2: it has to stay.",
+        ),
+        (({-20: 10}, 2.5, 0.0, 0), (-5, 14), "2.5 x 2^15 is 81920: round down, not to nearest."),
+        (({-20: 10}, 0.1875, 0.0, 0), (-5, 18), "Small gradients leave room: 2^18 x 0.1875 fits."),
+        (
+            ({-20: 10}, 1.9999, 0.0, 0),
+            (-5, 14),
+            "1.9999 x 2^15 is 65533: fp16 ends at 65504, not at 2^16.",
+        ),
+        (({-20: 10}, 1.5, 0.0, 2), (-5, 13), "The headroom lowers the ceiling by so many binades."),
+    ]
+    praise = "Right: what may be lost sets the floor, what must fit the ceiling; between is room."
+    return _judge("window", function, cases, PAIR, praise)
+
+
+def check_dice(function: Callable[[np.ndarray, np.ndarray], float]) -> bool:
+    """Lesson 15: the Dice score of two masks of zeros and ones in float16, of any size."""
+
+    def masks(size: int, first: slice, second: slice) -> tuple[np.ndarray, np.ndarray]:
+        both = np.zeros((2, size * size), dtype=np.float16)
+        both[0, first] = both[1, second] = 1
+        return both[0].reshape(size, size), both[1].reshape(size, size)
+
+    none, everything = slice(0), slice(None)
+    # By what is shown of them: the masks, what is right, a hint.
+    pairs = {
+        "8 x 8, the same 4 pixels": (
+            masks(8, slice(4), slice(4)),
+            1.0,
+            "The same masks: twice the common pixels over both.",
+        ),
+        "8 x 8, 4 pixels and 4, 1 of them common": (
+            masks(8, slice(4), slice(3, 7)),
+            0.25,
+            "2 x 1 over 4 + 4. No pixel counts that is in neither, and none counts twice below.",
+        ),
+        "8 x 8, 4 pixels and 1 of them": (
+            masks(8, slice(4), slice(1)),
+            0.4,
+            "2 x 1 over 4 + 1: both sizes count.",
+        ),
+        "8 x 8, 4 pixels and none": (
+            masks(8, slice(4), none),
+            0.0,
+            "Nothing is common, and only one mask is empty.",
+        ),
+        "8 x 8, none and none": (
+            masks(8, none, none),
+            1.0,
+            "Of two empty masks it is 1, by definition, not 0 / 0.",
+        ),
+        "64 x 64, 4096 pixels and 2048 of them": (
+            masks(64, everything, slice(2048)),
+            2 / 3,
+            "A running sum in fp16 stalls at 2048. Add up in a wider format.",
+        ),
+        "64 x 64, 2049 pixels and 1 of them": (
+            masks(64, slice(2049), slice(1)),
+            2 / 2050,
+            "fp16 has no 2049: the sum, or what was made of it, has been rounded to fp16.",
+        ),
+        "512 x 512, all and all": (
+            masks(512, everything, everything),
+            1.0,
+            "262144 pixels are more than 65504: does a sum overflow?",
+        ),
+        "512 x 512, all and a quarter of them": (
+            masks(512, everything, slice(2**16)),
+            0.4,
+            "65536 of 262144 pixels are common: is anything cut to 65504?",
+        ),
+        "512 x 512, one pixel and the same": (
+            masks(512, slice(1), slice(1)),
+            1.0,
+            "One pixel of many is a class as well.",
+        ),
+    }
+    cases = [((name,), expected, hint) for name, (_, expected, hint) in pairs.items()]
+    praise = "Right: counts of pixels are no numbers for fp16, and their ratio is."
+    with np.errstate(all="ignore"):
+        return _judge("dice", lambda name: function(*pairs[name][0]), cases, NUMBER, praise)

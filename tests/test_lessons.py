@@ -464,3 +464,89 @@ def int8(first=-128, steps=255, rounded=round, begin=0.0, end=0.0, counted=True)
 def test_wrong_answers_of_lesson_16_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_int8_grid(answer)
     assert hint in capsys.readouterr().out
+
+
+def window(
+    edge=-25,
+    limit=65504.0,
+    size=lambda exponent, number: number * 2.0**exponent,
+    may_go=lambda gone, bound: gone <= bound,
+    near=np.floor,
+):
+    """The right answer, with some wrong ones."""
+
+    def answer(counts, largest, bound, headroom):
+        sizes = {e: size(e, number) for e, number in counts.items()}
+
+        def gone(k):
+            return sum(s for e, s in sizes.items() if e + k < edge) / sum(sizes.values())
+
+        lowest = next(k for k in range(-200, 200) if may_go(gone(k), bound))
+        return lowest, int(near(np.log2(limit / largest))) - headroom
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda *_: (..., ...), "Not written yet"),
+        (lambda *_: None, "two numbers"),
+        (lambda *given: window()(*given)[::-1], "First the smallest k"),
+        (window(edge=-24), "safe from exponent -25 on"),
+        (lambda *given: (max(window()(*given)[0], 0), window()(*given)[1]), "may be below 1"),
+        (window(size=lambda e, number: number), "number of values"),
+        (window(size=lambda e, number: 2.0**e), "more than 0.2"),
+        (window(may_go=lambda gone, bound: gone < max(bound, 1e-9)), "'at most'"),
+        (lambda c, g, b, h: window()(c, g, 0.0, h), "'at most'"),
+        (window(may_go=lambda gone, bound: gone <= max(bound, 0.25)), "more than 0.2"),
+        (window(near=np.rint), "81920"),
+        (lambda c, g, b, h: window()(c, max(g, 1.0), b, h), "leave room"),
+        (window(limit=2.0**16), "not at 2^16"),
+        (lambda c, g, b, h: window()(c, g, b, 0), "lowers the ceiling"),
+        (lambda c, g, b, h: window()(c, g, b, -h), "lowers the ceiling"),
+    ],
+)
+def test_wrong_answers_of_lesson_08_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_window(answer)
+    assert hint in capsys.readouterr().out
+
+
+def dice_by(total, empty=1.0):
+    def answer(truth, prediction):
+        sizes = total(truth) + total(prediction)
+        return 2 * total(truth * prediction) / sizes if sizes else empty
+
+    return answer
+
+
+def pixels(mask):
+    return mask.sum(dtype=np.float64)
+
+
+RIGHT_DICE = dice_by(pixels)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda t, p: ..., "Not written yet"),
+        (lambda t, p: None, "one number"),
+        (lambda t, p: t * p, "one number"),
+        (lambda t, p: RIGHT_DICE(t, p) / 2, "The same masks"),
+        (lambda t, p: float((t == p).mean()), "that is in neither"),
+        (lambda t, p: RIGHT_DICE(t, p) / (2 - RIGHT_DICE(t, p)), "none counts twice"),
+        (lambda t, p: (t * p).sum() / t.sum(), "both sizes count"),
+        (lambda t, p: RIGHT_DICE(t, p) if p.any() else 1.0, "only one mask is empty"),
+        (dice_by(pixels, empty=np.nan), "by definition"),
+        (dice_by(lambda mask: fs.sum(mask, accumulator="fp16")), "stalls at 2048"),
+        (dice_by(np.sum), "has no 2049"),
+        (dice_by(np.mean), "rounded to fp16"),
+        (dice_by(lambda mask: pixels(mask) if mask.size < 2**18 else np.sum(mask)), "overflow?"),
+        (dice_by(lambda mask: min(pixels(mask), 65504.0)), "cut to 65504"),
+        (lambda t, p: RIGHT_DICE(t, p) if t.size < 100 or t.sum() > 9 else 0.0, "as well"),
+    ],
+)
+def test_wrong_answers_of_lesson_15_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_dice(answer)
+    assert hint in capsys.readouterr().out

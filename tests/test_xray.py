@@ -396,6 +396,20 @@ class TestWhatIf:
         assert xray.what_if("fp16", best.scale).overflowed == 0
         assert xray.what_if("fp16", 4 * best.scale).overflowed > 0
 
+    def test_a_suggestion_for_what_autocast_narrows(self):
+        x = fs.Tensor(np.full((4, 2), 2.0**-6, np.float32))
+        layer = fs.nn.Linear(2, 2, bias=False, rng=0)
+        with fs.watch(layer) as xray:
+            with fs.autocast("bf16"):
+                y = layer(x)
+            losses = [fs.functional.mse_loss(y, np.zeros((4, 2), np.float32)) for _ in range(2)]
+            (losses[0] + losses[1]).backward()
+        assert xray.magnitudes(fmt="fp32").largest == 1  # of either loss
+        assert xray.suggest_scale().scale == 2.0**14
+        largest = xray.magnitudes(fmt="bf16").largest
+        assert largest < 0.5
+        assert 2.0**14 <= largest * xray.suggest_scale(of="bf16").scale < 2.0**15
+
     def test_refusals(self):
         xray = self.gradients("fp32", 1.0)
         with pytest.raises(ValueError, match="scale=0"):

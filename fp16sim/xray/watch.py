@@ -268,12 +268,17 @@ class XRay:
         result.merge(what_if.recount(self._magnitudes(others), fmt))
         return result
 
-    def suggest_scale(self, fmt: FormatLike = FP16, headroom: int = 1) -> Suggestion:
+    def suggest_scale(
+        self, fmt: FormatLike = FP16, headroom: int = 1, *, of: FormatLike | None = None
+    ) -> Suggestion:
         """The largest loss scale that leaves ``headroom`` binades above the largest gradient.
 
+        of: count those stored in this format only; under autocast, those that it narrows. Without
+            it, gradients count that stay in fp32, as the 1 of each loss in a sum of losses.
         Raises ValueError if no gradient other than zero was seen.
         """
-        return what_if.suggest(self.magnitudes(role="gradient"), format_of(fmt), headroom)
+        values = self.magnitudes(role="gradient", fmt=of)
+        return what_if.suggest(values, format_of(fmt), headroom)
 
     def report(self, limit: int = 20) -> str:
         """The places where most is lost, as a table, and what was born where."""
