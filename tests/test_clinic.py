@@ -137,7 +137,9 @@ class TestCausesAreNamed:
     def test_where_gradients_die_and_what_a_scale_would_do(self):
         (finding,) = (f for f in examined(14, "broken")[2] if f.name == "underflow")
         assert re.match(r"9\d% of the activation gradients", finding.evidence)
-        assert re.match(r"scale the loss: by 4194304, 0.0% .* instead of 1\d.\d%", finding.remedy)
+        assert re.match(
+            r"scale the loss: by 4194304, 0.0% .* instead of [12]\d.\d%", finding.remedy
+        )
 
     def test_the_schedule_is_compared_with_the_updates(self):
         assert self.evidence(8) == "the schedule took 40 steps, the optimiser 35; first in step 0"

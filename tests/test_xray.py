@@ -396,6 +396,17 @@ class TestWhatIf:
         assert xray.what_if("fp16", best.scale).overflowed == 0
         assert xray.what_if("fp16", 4 * best.scale).overflowed > 0
 
+    @pytest.mark.parametrize("largest", [65504 / 2.0**30, 65505 / 2.0**30, 2.0**-14, 1.99])
+    @pytest.mark.parametrize("fmt", ["fp16", "bf16", "e4m3"])
+    def test_a_suggestion_fits_and_twice_it_does_not(self, largest, fmt):
+        with fs.watch() as xray:
+            x = fs.Tensor(np.ones(3, np.float32), requires_grad=True)
+            (x * np.float32(largest)).sum().backward()
+        for headroom in (0, 1, 3):
+            best = xray.suggest_scale(fmt, headroom).scale
+            top = xray.magnitudes(role="gradient").largest * best * 2.0**headroom
+            assert top <= getattr(fs, fmt.upper()).max < 2 * top
+
     def test_a_suggestion_for_what_autocast_narrows(self):
         x = fs.Tensor(np.full((4, 2), 2.0**-6, np.float32))
         layer = fs.nn.Linear(2, 2, bias=False, rng=0)

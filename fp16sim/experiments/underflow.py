@@ -7,9 +7,11 @@ segmentation network, on images of heads, whose loss is a mean over pixels, in f
 (``autocast``) under static scales and a dynamic one.
 
 The loss of a batch of N pixels gives each of them a gradient in proportion to 1/N. So a scale of
-2^-k does to gradients what 2^k times as many pixels would do, at no cost: scales below 1 show when
-larger images and batches need scaling. (Weights and their updates are fp32 in every run, and AdamW
-divides by the size of the gradients, so nothing else changes with the scale.)
+2^-k does to gradients of activations what 2^k times as many pixels would do, at no cost: scales
+below 1 show when larger images and batches need scaling. (Gradients of weights are sums over the
+pixels and would not shrink, but they are far above fp16's lower edge: lesson 08. Weights and their
+updates are fp32 in every run, and AdamW divides by the size of the gradients, so nothing else
+changes with the scale.)
 
 The run in fp32 predicts, from a histogram of its gradients, what fp16 flushes under every scale.
 """

@@ -54,7 +54,7 @@ def underflow(xray: XRay) -> Finding | None:
             worst, share = key, lost
     if worst is None or share < FLUSHED:
         return None
-    hint = xray.suggest_scale(worst.fmt)
+    hint = xray.suggest_scale(worst.fmt, of=worst.fmt)
     scales = [scale for step in xray.steps for kind, scale in step.log if kind == "scale"]
     if hint.scale <= 2 * (scales or [1.0])[-1]:
         return None  # a larger one would overflow: what is lost here cannot be had

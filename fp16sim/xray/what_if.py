@@ -126,6 +126,8 @@ def suggest(values: Counts, fmt: Format, headroom: int = 1) -> Suggestion:
     if not values.largest:
         raise ValueError("no gradients were seen that are not zero; nothing can be suggested")
     scale = 2.0 ** min(fmt.emax - headroom - exponent_of(values.largest), 127)
+    if values.largest * scale * 2.0**headroom > fmt.max:  # in the last binade, and behind its end
+        scale /= 2
     without, with_it = recount(values, fmt), recount(values, fmt, scale)
     number = max(with_it.total - with_it.zero, 1)
     return Suggestion(
