@@ -118,7 +118,8 @@ for arm, found in runs.items():
 with plots.style():
     figure = plots.new_figure(9.6, 5.2)
     grid = figure.add_gridspec(3, 6, height_ratios=[1, 1, 1.1])
-    colors = {"background": "#000000", "skull": "#56B4E9", "brain": "#DDDDDD", "lesion": "#D55E00"}
+    # No greys, which the dark version would turn round in the legend and not in the images.
+    colors = {"background": "#0B1420", "skull": "#56B4E9", "brain": "#E6E0D4", "lesion": "#D55E00"}
     names = ["fp32", "bf16", "fp16", "fp16, dynamic"]
     for row in range(2):
         shown = [test.masks[row], *(runs[arm][0][2][row] for arm in names)]
