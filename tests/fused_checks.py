@@ -326,6 +326,74 @@ def _check_norm(lab, rng, kind, shape, groups, parameters, shift=0, special=Fals
         within(ours, slope, bound, fs.FP32)
 
 
+def check_batch_norm(lab, rng):
+    for shape in ((3, 5, 7), (70, 2, 3, 5), (4, 3, 300), (2, 1, 70, 33), (300, 3, 1)):
+        for parameters in (0, 1, 2):
+            for fixed in (False, True):
+                _check_batch_norm(lab, rng, shape, parameters, fixed)
+
+
+def _check_batch_norm(lab, rng, shape, parameters, fixed):
+    shift = 30 * (parameters == 0)
+    x = fs.round_to(lab.numbers(rng, *shape) + np.float32(shift), lab.fmt).astype(np.float32)
+    g = lab.numbers(rng, *shape)
+    dtype = ("float32", lab.dtype)[rng.integers(2)]
+    parts = [fs.round_to(rng.standard_normal(shape[1]), FORMATS[dtype]).astype(np.float32)
+             for _ in range(parameters)]  # fmt: skip
+    given = (rng.standard_normal((2, shape[1])).astype(np.float32) ** 2) if fixed else None
+    told = []
+    options = {"eps": 1e-5, "fixed": given, "tell": lambda *both: told.extend(both)}
+    _, slopes = lab.apply(norms.batch_norm, [x, *parts], g, recomputes=True, **options)
+    y = lab.apply(norms.batch_norm, [x, *parts], **options)
+    known = None if given is None else tuple(lab.there(part) for part in given)
+    ours, normal, variance = lab.normalise.batch_norm(
+        lab.stored(x), *(lab.stored(p, dtype) for p in parts), fixed=known
+    )
+
+    def rows(array):  # one for each channel
+        return np.moveaxis(array.astype(float), 1, 0).reshape(shape[1], -1)
+
+    def back(array):
+        return np.moveaxis(array.reshape(shape[1], shape[0], *shape[2:]), 0, 1)
+
+    values = rows(x)
+    mean = given[0][:, None] if fixed else values.mean(1, keepdims=True)
+    square = given[1][:, None] if fixed else ((values - mean) ** 2).mean(1, keepdims=True)
+    off = 0 if fixed else SUM * np.abs(values).mean(1, keepdims=True)  # the mean's error
+    apart = np.abs(values - mean)
+    loose = SUM * square + 2 * off * apart.mean(1, keepdims=True) + off**2
+    relative = (0 if fixed else loose) / (square + 1e-5) + 8 * EPS
+    scale = 1 / np.sqrt(square + 1e-5)
+    error = scale * off + apart * scale * relative  # of the normalised values
+    w = np.abs(parts[0].astype(float)[:, None]) if parts else 1.0
+    b = np.abs(parts[1].astype(float)[:, None]) if parameters == 2 else 0.0
+    n = apart * scale
+    lab.check(ours, y, back(error * w + 4 * EPS * (n * w + b)) + TINY)
+    if not fixed:
+        within(np.asarray(lab.back(normal.mean)), told[0], off[:, 0], fs.FP32)
+        within(np.asarray(lab.back(variance)), told[1], loose[:, 0] + TINY, fs.FP32)
+
+    sums = lab.normalise.batch_norm_parameters_backward(lab.stored(g), normal)
+    found = np.asarray(lab.back(sums))
+    assert found.dtype == np.float32
+    size = np.abs(rows(g))
+    bounds = [(size * (error + 2 * SUM * n)).sum(1), 2 * SUM * size.sum(1)]
+    for ours, slope, bound in zip(found, slopes[1:], bounds, strict=False):
+        within(ours, slope, bound, fs.FP32)
+
+    h = size * w
+
+    def of(p):
+        return p.mean(1, keepdims=True)
+
+    along = of(h * n) * 2 * SUM + of(h * error)
+    slack = 0 if fixed else n * along + of(h * n) * error + 2 * SUM * of(h)
+    slack += 6 * EPS * (h + (0 if fixed else n * of(h * n)))
+    slack += (h + (0 if fixed else n * of(h * n) + of(h))) * relative
+    result = lab.normalise.batch_norm_backward(lab.stored(g), normal, sums)
+    lab.check(result, slopes[0], back(scale * slack) + TINY)
+
+
 def check_windows(lab, rng):
     for shape, kernel, stride, padding, dilation, groups in (
         ((2, 4, 7, 6), (3, 2), (2, 1), (1, 2), (1, 2), 2),

@@ -99,8 +99,9 @@ class Primitive:
         if self._fused is None or not is_on_gpu(kept[0]) or events.observed():
             return None
         dtype = stored_dtype(fmt, kept[0])
+        own = kept[:1] if self.mixed else kept
         # In other formats what is kept for backward would not be what was stored.
-        if fmt not in (FP16, BF16, FP32) or any(x.dtype != dtype for x in kept):
+        if fmt not in (FP16, BF16, FP32) or any(x.dtype != dtype for x in own):
             return None
         if not kept_natively(kept[0]):
             return None

@@ -60,10 +60,14 @@ def test_a_network(fused, name, fmt, monkeypatch):
     assert fused
     monkeypatch.undo()
     expected, others = stepped(name, region)
+    _, exact = stepped(name, fs.autocast(enabled=False))
     error = {"fp32": 2e-5, "fp16": 2e-2, "bf16": 1e-1}[fmt]
     assert loss.item() == pytest.approx(expected.item(), rel=error / 4)
-    for actual, other in zip(gradients, others, strict=True):
-        near(actual, other, error)
+    for actual, other, without in zip(gradients, others, exact, strict=True):
+        # Roundings that fall the other way move a gradient about as far as all roundings did; in
+        # the detector, whose batches are small, that is a third for one of the norms.
+        noise = abs(other - without).max() / max(abs(other).max(), 1e-30)
+        near(actual, other, error + 2 * noise)
 
 
 PRODUCTS = {
@@ -125,6 +129,30 @@ def test_attention(fused, mask, fmt, monkeypatch, rng):
     monkeypatch.undo()
     for ours, theirs in zip(actual, run(), strict=True):
         near(ours, theirs, {"fp16": 1e-3, "bf16": 8e-3}[fmt])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm(fused, training, monkeypatch, rng):
+    """fp16 images, fp32 parameters and statistics, as under autocast."""
+    images = rng.standard_normal((4, 3, 5, 5)).astype(np.float32)
+
+    def run():
+        x = fs.Tensor(images, requires_grad=True, fmt="fp16")
+        layer = fs.nn.BatchNorm2d(3)
+        layer.train(training)
+        y = layer(x)
+        assert y.fmt == fs.FP16
+        (y * fs.Tensor(images[::-1].copy(), fmt="fp16")).sum().backward()
+        kept = [value.numpy() for _, value in layer.named_tensors() if value.fmt == fs.FP32]
+        return [y.numpy(), x.grad.numpy(), *(p.grad.numpy() for p in layer.parameters()), *kept]
+
+    with fs.storage("native"):
+        actual = run()
+    assert "batch_norm" in fused
+    assert "batch_norm_backward" in fused
+    monkeypatch.undo()
+    for ours, theirs in zip(actual, run(), strict=True):
+        near(ours, theirs, 1e-3)
 
 
 CASES = {

@@ -25,6 +25,7 @@ MODULES = {
     "softmax": (SOFTMAX, [{"T": t} for t in TYPES]),
     "attention": ((source.ROWS, rows.ATTENTION), [{"T": t} for t in TYPES]),
     "layer and group norm": ((source.ROWS, norms.kernels(True)), PAIRS),
+    "batch norm": ((source.ROWS, norms.kernels(True), norms.BATCH), PAIRS),
     "rms norm": ((source.ROWS, norms.kernels(False)), PAIRS),
     "windows": ((windows.WINDOWS,), [{"T": t} for t in TYPES]),
     "steps": ((steps.kernels(),), [{"G": t} for t in TYPES[:2]]),

@@ -20,6 +20,7 @@ from fp16sim.backend import Array, carried, namespace_of
 from fp16sim.formats import Format
 from fp16sim.kernels import product
 from fp16sim.kernels.fused.elementwise import FUNCTIONS
+from fp16sim.kernels.fused.source import STORAGE
 
 
 def _gpu() -> Any:
@@ -190,6 +191,35 @@ def _of_norm(g: Array, normal: Any, shapes: list[tuple[int, ...]]) -> Any:
     return (of_input, *(partial(of_parameter, place) for place in range(len(shapes))))
 
 
+def _batch_norm(
+    x: Array, *parameters: Array, eps: float, fixed: Any = None, tell: Any = None
+) -> Any:
+    types = {part.dtype.name for part in parameters}
+    if x.ndim < 3 or not x.size or len(types) > 1 or not types <= set(STORAGE):
+        return None
+    y, normal, variance = _normalise().batch_norm(x, *parameters, eps=eps, fixed=fixed)
+    if fixed is None:
+        tell(normal.mean, variance)
+    return y, (normal, len(parameters))
+
+
+def _of_batch_norm(g: Array, normal: Any, count: int) -> Any:
+    sums: list[Array] = []
+
+    def of(place: int) -> Array:
+        if not sums:
+            sums.extend(_normalise().batch_norm_parameters_backward(g, normal))
+        return sums[place]
+
+    def of_input() -> Array:
+        read = (of(0), of(1)) if normal.own else None
+        slope: Array = _normalise().batch_norm_backward(g, normal, read)
+        return slope
+
+    return (of_input, *(partial(of, place) for place in range(count)))
+
+
+norms.batch_norm.fuse(_batch_norm, _of_batch_norm)
 norms.layer_norm.fuse(partial(_over_last, "layer_norm"), _of_norm)
 norms.rms_norm.fuse(partial(_over_last, "rms_norm"), _of_norm)
 norms.group_norm.fuse(_group_norm, _of_norm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cupy
@@ -111,5 +112,107 @@ def norm_parameters_backward(g: Array, normal: Normal) -> Array:
         name, geometry = "channels", ((width, parts), (256, 1))
     arrays = (g, x, normal.mean, normal.rstd)
     launch(_norm(name, normal), geometry, *arrays, *sums, images, part, width, groups, inner)
-    launch(_norm("fold", normal), ((-(-2 * width // 128),), (128,)), sums, out, parts, width)
+    _fold(_norm("fold", normal), sums, out)
     return out
+
+
+def _fold(function: Any, sums: Array, out: Array) -> None:
+    kinds, parts, width = sums.shape
+    launch(function, ((-(-kinds * width // 128),), (128,)), sums, out, kinds, parts, width)
+
+
+class BatchNormal(NamedTuple):
+    """What a batch normalisation did."""
+
+    x: Array
+    weight: Array | None
+    #: fp32, one a channel; of the batch, or given
+    mean: Array
+    rstd: Array
+    own: bool
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Images, channels, and values of a channel of an image."""
+        images, width = self.x.shape[:2]
+        return images, width, math.prod(self.x.shape[2:])
+
+
+def batch_norm(
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    fixed: tuple[Array, Array] | None = None,
+) -> tuple[Array, BatchNormal, Array]:
+    """Normalises channels of x (N, channels, ...); weight, bias (channels,) of one dtype, or fp32.
+
+    fixed: mean and variance in fp32; None: the batch's. Returns the result, what was done, and the
+    variance.
+    """
+    (x,) = contiguous(x)
+    weight, bias = (p if p is None else cupy.ascontiguousarray(p) for p in (weight, bias))
+    count = x.size // x.shape[1]
+    if not 0 < count < 2**31:
+        raise ValueError(f"channels must have 1 to 2^31 - 1 values, got {count}")
+    if fixed is None:
+        mean = _totals(x, None) / np.float32(count)
+        variance = _totals(x, mean) / np.float32(count)
+    else:
+        mean, variance = (cupy.ascontiguousarray(part.reshape(-1)) for part in fixed)
+    rstd = 1 / cupy.sqrt(variance + np.float32(eps))
+    normal = BatchNormal(x, weight, mean, rstd, fixed is None)
+    out: Array = cupy.empty_like(x)
+    images, width, inner = normal.sizes
+    arguments = (x, weight, bias, mean, rstd, out, width, inner)
+    launch(_batch("apply", x, weight, bias), source.of_planes(images * width, inner), *arguments)
+    return out, normal, variance
+
+
+def batch_norm_parameters_backward(g: Array, normal: BatchNormal) -> Array:
+    """Gradients (2, channels) of weight and bias, in fp32; always the same bits, no atomics."""
+    g, x = contiguous(g, normal.x)
+    images, width, inner = normal.sizes
+    parts, part = norms.parts_of(images)
+    sums: Array = cupy.empty((2, parts, width), np.float32)
+    out: Array = cupy.empty((2, width), np.float32)
+    arguments = (g, x, normal.mean, normal.rstd, sums, images, part, width, inner)
+    launch(_batch("totals_backward", x), ((width, parts), (256, 1)), *arguments)
+    _fold(_batch("fold", x), sums, out)
+    return out
+
+
+def batch_norm_backward(g: Array, normal: BatchNormal, sums: Sequence[Array] | None) -> Array:
+    """The gradient of x, of its dtype; sums: as ``batch_norm_parameters_backward`` gives them.
+
+    They are not read if the statistics were given.
+    """
+    g, x = contiguous(g, normal.x)
+    out: Array = cupy.empty_like(x)
+    images, width, inner = normal.sizes
+    along, level = (None, None) if sums is None or not normal.own else sums
+    arguments = (g, x, normal.weight, normal.mean, normal.rstd, along, level, out, width, inner)
+    geometry = source.of_planes(images * width, inner)
+    function = _batch("apply_backward", x, normal.weight)
+    launch(function, geometry, *arguments, float(x.size // width))
+    return out
+
+
+def _totals(x: Array, mean: Array | None) -> Array:
+    images, width, inner = len(x), x.shape[1], math.prod(x.shape[2:])
+    parts, part = norms.parts_of(images)
+    sums: Array = cupy.empty((1, parts, width), np.float32)
+    out: Array = cupy.empty((1, width), np.float32)
+    geometry = (width, parts), (256, 1)
+    launch(_batch("totals", x), geometry, x, mean, sums, images, part, width, inner)
+    _fold(_batch("fold", x), sums, out)
+    total: Array = out[0]
+    return total
+
+
+def _batch(name: str, x: Array, weight: Array | None = None, bias: Array | None = None) -> Any:
+    parameter = next((p for p in (weight, bias) if p is not None), x)
+    if bias is not None and bias.dtype != parameter.dtype:
+        raise TypeError(f"weight and bias must be alike, got {parameter.dtype} and {bias.dtype}")
+    types = {"T": type_of(x), "W": type_of(parameter)}
+    return kernel(name, source.ROWS, norms.kernels(True), norms.BATCH, **types)

@@ -1,8 +1,8 @@
-"""Layer, group and RMS normalisation: rows of n values of T, weight and bias of W.
+"""Layer, group, RMS and batch normalisation: values of T, weight and bias of W.
 
-The values of a row belong to its parameters in runs of ``inner``, and the rows take turns in
-``groups``: layer norm has one group of runs of one; group norm has runs of a channel's pixels.
-CENTRED is 1, or 0 for RMS norm, which subtracts no mean.
+The first three are of rows of n values. The values of a row belong to its parameters in runs of
+``inner``, and the rows take turns in ``groups``: layer norm has one group of runs of one; group
+norm has runs of a channel's pixels. CENTRED is 1, or 0 for RMS norm, which subtracts no mean.
 """
 
 from __future__ import annotations
@@ -113,14 +113,90 @@ extern "C" __global__ void channels(
     of_weight[blockIdx.y * width + channel] = weight, of_bias[blockIdx.y * width + channel] = bias;
 }
 
-// The sums over the parts of (2, parts, width), as (2, width).
-extern "C" __global__ void fold(const float* sums, float* out, I parts, I width) {
+// The sums over the parts of (kinds, parts, width), as (kinds, width).
+extern "C" __global__ void fold(const float* sums, float* out, I kinds, I parts, I width) {
     const I i = blockIdx.x * (I)blockDim.x + threadIdx.x;
-    if (i >= 2 * width) return;
+    if (i >= kinds * width) return;
     sums += i / width * parts * width + i % width;
     float total = 0;
     for (I part = 0; part < parts; ++part) total += sums[part * width];
     out[i] = total;
+}
+"""
+
+#: Batch norm of (images, width, inner) by channel: statistics in two stages, folded as above, and
+#: then a plane of pixels for each block. In eval mode the statistics are given, and no gradients
+#: go through them: ``along`` is null.
+BATCH = """
+#define OF_CHANNEL(at) \\
+    const I channel = blockIdx.x, first = blockIdx.y * part; \\
+    const I last = first + part < images ? first + part : images; \\
+    const auto at = [=](I i) { \\
+        const I image = first + (unsigned)i / (unsigned)inner; \\
+        return (image * width + channel) * inner + (unsigned)i % (unsigned)inner; \\
+    };
+
+// Of x; with means, of (x - mean)^2.
+extern "C" __global__ void totals(
+    const T* x, const float* means, float* sums, I images, I part, I width, I inner) {
+    OF_CHANNEL(at)
+    const float mean = means ? means[channel] : 0;
+    float total = 0;
+    EACH(i, (last - first) * inner) {
+        const float difference = loaded(x[at(i)]) - mean;
+        total += means ? difference * difference : difference;
+    }
+    total = sum(total);
+    if (!threadIdx.x) sums[blockIdx.y * width + channel] = total;
+}
+
+// Of g times what was normalised, and of g.
+extern "C" __global__ void totals_backward(
+    const T* g, const T* x, const float* means, const float* scales, float* sums, I images, I part,
+    I width, I inner) {
+    OF_CHANNEL(at)
+    const float mean = means[channel], scale = scales[channel];
+    float weight = 0, bias = 0;
+    EACH(i, (last - first) * inner) {
+        const I k = at(i);
+        const float slope = loaded(g[k]);
+        weight += slope * ((loaded(x[k]) - mean) * scale);
+        bias += slope;
+    }
+    weight = sum(weight), bias = sum(bias);
+    if (threadIdx.x) return;
+    sums[blockIdx.y * width + channel] = weight;
+    sums[(gridDim.y + blockIdx.y) * width + channel] = bias;
+}
+
+#define OF_PLANE(i) \\
+    const I channel = blockIdx.x % width, i = blockIdx.y * (I)blockDim.x + threadIdx.x; \\
+    if (i >= inner) return;
+
+extern "C" __global__ void apply(
+    const T* x, const W* weight, const W* bias, const float* means, const float* scales, T* y,
+    I width, I inner) {
+    OF_PLANE(i)
+    const I at = blockIdx.x * inner + i;
+    float result = (loaded(x[at]) - means[channel]) * scales[channel];
+    if (weight) result *= loaded(weight[channel]);
+    if (bias) result += loaded(bias[channel]);
+    y[at] = stored<T>(result);
+}
+
+extern "C" __global__ void apply_backward(
+    const T* g, const T* x, const W* weight, const float* means, const float* scales,
+    const float* along, const float* level, T* dx, I width, I inner, float count) {
+    OF_PLANE(i)
+    const I at = blockIdx.x * inner + i;
+    const float scale = scales[channel], factor = weight ? loaded(weight[channel]) : 1;
+    float slope = loaded(g[at]) * factor;
+    if (along) {
+        const float normal = (loaded(x[at]) - means[channel]) * scale;
+        slope = normal * -(along[channel] * factor / count) + slope;
+        slope -= level[channel] * factor / count;
+    }
+    dx[at] = stored<T>(slope * scale);
 }
 """
 
