@@ -92,7 +92,8 @@ for (op, role), found in formats.items():
 def train(preset, seed, pieces=1):
     """A GPT after its training; its loss divided by pieces, as if it saw one piece of a batch."""
     model = gpt(seed)
-    optimizer = fs.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.1)
+    # The sum of all pieces would be as many times larger, and so Adam's eps is made smaller.
+    optimizer = fs.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.1, eps=1e-8 / pieces)
     preset.prepare_training(model, optimizer)
     run = fs.training.Run(
         model,

@@ -216,9 +216,8 @@ print("Figure:", *plots.save(figure, FIGURES, "14_driving"))
 # In fp16 nothing happens: no box comes or goes, in three networks, and those that are there move by
 # a few thousandths of their size. In the picture the dashed boxes lie on the blue ones; the errors
 # are those that fp32 makes, too. bf16, with three bits less, loses or gains a few boxes in two of
-# three networks. A detection is a number and a threshold, and boxes go where a score lay at the
-# threshold, within the rounding; that is why the mAP alone, which hardly moves, is not the thing to
-# compare.
+# three networks, while its mAP hardly moves. A detection is a number and a threshold: a score that
+# lies within the rounding of it can fall on either side. So compare detections, not averages alone.
 #
 # ## Boxes in fp16
 #
@@ -240,7 +239,7 @@ def plain_iou(a, b):
     height = F.relu(F.minimum(a[3], b[3]) - F.maximum(a[1], b[1]))
     shared = width * height
     areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return (shared / (areas - shared)).item()
+    return shared / (areas - shared)
 
 
 PAIRS = {
@@ -252,10 +251,10 @@ PAIRS = {
 }
 print(f"{'':18}   exact    fp16   fp16, / 1920   fp16, offsets / 32")
 for name, (a, b) in PAIRS.items():
-    exact = plain_iou(*(fs.Tensor(np.float64(box)) for box in (a, b)))
+    exact = plain_iou(*(fs.Tensor(np.float64(box)) for box in (a, b))).item()
     corner = np.tile(a[:2], 2)  # subtracted before anything is rounded
     pixels, parts, offsets = (
-        plain_iou(half(scale(a)), half(scale(b)))
+        plain_iou(half(scale(a)), half(scale(b))).item()
         for scale in (np.array, lambda box: np.array(box) / 1920,
                       lambda box: (box - corner) / 32)  # noqa: B023 - used at once
     )  # fmt: skip
@@ -270,7 +269,7 @@ for name, (a, b) in PAIRS.items():
 # Dividing by the width of the image mends the overflow and not the rest. Numbers of fp16 have 11
 # bits wherever they are moved to, and areas of small boxes come to be subnormal. What helps is to
 # subtract before rounding (offsets from a cell, as the network itself says them) and a modest
-# divisor; or to leave boxes in fp32: there are few of them, and they cost nothing.
+# divisor; or to leave boxes in fp32: there are few of them.
 #
 # ## What a vehicle gets from it
 #
@@ -295,7 +294,7 @@ print("batch norm's variances in the fp16 copy:", *{str(v.fmt) for v in variance
 # is given (its statistics are fp32 in between and stay fp32 even in the fp16 copy), while the norms
 # of lesson 11's networks return fp32. A network that is only used has its weights and the
 # activations of a layer or two, and both are halved. How much *faster* it is was not measured here:
-# that depends on the device, and an emulator is slower (lesson 12).
+# that depends on the device (lesson 12).
 #
 # ## Exercise
 #
