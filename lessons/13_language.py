@@ -4,7 +4,7 @@
 # **Question.** What is special about a Transformer in fp16? Does it need loss scaling? And a
 # network that was trained in mixed precision: does it say the same as its twin in fp32?
 #
-# - **Time:** three quarters of an hour to read; about four minutes of computing on two cores
+# - **Time:** more than half an hour to read; some four minutes of computing on two cores
 # - **You need:** lessons 07 and 10; what attention is. No GPU.
 # - **You will be able to:** say in which format every part of a GPT runs, and which of its numbers
 #   may overflow; multiply and divide in the order that stays finite; tell an effect of precision
@@ -203,9 +203,9 @@ print("Figure:", *plots.save(figure, FIGURES, "13_language"))
 # As a whole batch, the letters lose half a per cent of their gradients: this network needs no loss
 # scaling, and "all fp16" could do without. As a piece they lose nearly half, and behind what is
 # flushed the gradients nearer to the input are exactly zero. That training fails, in all three
-# seeds, by more than thirty times what a seed makes. Scaling mends it. (Pieces end slightly above
-# whole batches in fp32, too, so that is not precision. Adam adds 10^-8 to the root of its second
-# moment, and gradients divided by 1024 come nearer to that: a suspicion, which was not tested.)
+# seeds, by more than thirty times what a seed makes. Scaling mends it: what is left is less than
+# seeds make. (In fp32 a piece trains like a whole batch, in all digits shown, as all is smaller by
+# a power of two, Adam's eps too.)
 #
 # It is the same network, on the same text. **Whether it needs loss scaling is decided by the number
 # of letters that its loss is a mean over.** Whoever trains a large model in fp16 on many machines
