@@ -606,3 +606,137 @@ def check_dice(function: Callable[[np.ndarray, np.ndarray], float]) -> bool:
     praise = "Right: counts of pixels are no numbers for fp16, and their ratio is."
     with np.errstate(all="ignore"):
         return _judge("dice", lambda name: function(*pairs[name][0]), cases, NUMBER, praise)
+
+
+class _Filled(NamedTuple):
+    """A query or a key in one number, as a hint shows it."""
+
+    value: float
+    d: int
+
+    def __str__(self) -> str:
+        return f"{self.d} times {self.value:g}"
+
+    def tensor(self) -> fs.Tensor:
+        return fs.Tensor(np.full((1, self.d), self.value, np.float32), fmt="fp16")
+
+
+def check_scores(function: Callable[[fs.Tensor, fs.Tensor], fs.Tensor]) -> bool:
+    """Lesson 13: attention scores in fp16, in an order that does not overflow."""
+    first = function(_Filled(1.0, 64).tensor(), fs.Tensor(np.ones((2, 64)), fmt="fp16"))
+    if first is ...:
+        print("Not written yet: scores returns `...`.")
+        return False
+    if not isinstance(first, fs.Tensor) or first.shape != (1, 2) or first.fmt != fs.FP16:
+        print(f"scores returns {first!r} of 1 query and 2 keys; it should be a Tensor in fp16 of")
+        print("shape (1, 2). Is the second one transposed, and all that is computed in fp16?")
+        return False
+
+    def score(q: _Filled, k: _Filled) -> float:
+        found = function(q.tensor(), k.tensor()).item()
+        exact = float(q.tensor().numpy()[0] @ k.tensor().numpy()[0].T / np.sqrt(q.d))
+        return exact if abs(found / exact - 1) <= 0.002 else found
+
+    def case(q: float, k: float, d: int, hint: str) -> tuple[tuple[_Filled, _Filled], float, str]:
+        a, b = _Filled(q, d), _Filled(k, d)
+        return (a, b), float(a.tensor().numpy()[0] @ b.tensor().numpy()[0].T / np.sqrt(d)), hint
+
+    tiny = 8352 * 2.0**-24  # about 0.0005; over 64 it lies halfway between two subnormal numbers
+    few_bits = (
+        "0.0005 / 8 is a normal number of fp16, 0.0005 / 64 a subnormal one with few bits left: "
+        "divide by no more than you have to."
+    )
+    cases = [
+        case(1, 1, 64, "64 products of 1 add up to 64, and that is divided by the root of 64, 8."),
+        case(1, 1, 16, "With d = 16 it is 16 / 4. Is 8 built in?"),
+        case(
+            80,
+            80,
+            64,
+            "64 x 80 x 80 is 409600: too large to be stored, even if it is divided next. What can "
+            "be made smaller before?",
+        ),
+        case(
+            60,
+            -60,
+            256,
+            "The score is -57600 and fits, but only if all of the division by 16 comes before the "
+            "product.",
+        ),
+        case(tiny, 1000, 64, few_bits),
+        case(1000, tiny, 64, few_bits),
+    ]
+    praise = "Right: what is in between fits, if the result does."
+    return _judge("scores", score, cases, NUMBER, praise)
+
+
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def check_iou(function: Callable[[fs.Tensor, fs.Tensor], fs.Tensor]) -> bool:
+    """Lesson 14: intersection over union in fp16, for large boxes and small ones."""
+
+    def tensor(box: _Box) -> fs.Tensor:
+        return fs.Tensor(np.array(box, np.float32), fmt="fp16")
+
+    first = function(tensor((0, 0, 10, 10)), tensor((0, 0, 10, 10)))
+    if first is ...:
+        print("Not written yet: iou returns `...`.")
+        return False
+    if not isinstance(first, fs.Tensor) or first.size != 1 or first.fmt != fs.FP16:
+        print(f"iou returns {first!r}; it should be a Tensor of one value, in fp16.")
+        return False
+
+    def close(a: _Box, b: _Box) -> float:
+        """The reader's IoU, or the exact one if it is right to one per cent."""
+        found = function(tensor(a), tensor(b)).item()
+        return exact(a, b) if abs(found - exact(a, b)) <= 0.01 * exact(a, b) else found
+
+    def exact(a: _Box, b: _Box) -> float:
+        sides = [max(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), 0) for i in (0, 1)]
+        areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+        return sides[0] * sides[1] / (sum(areas) - sides[0] * sides[1])
+
+    pairs: list[tuple[_Box, _Box, str]] = [
+        ((0, 0, 10, 10), (0, 0, 10, 10), "A box has an IoU of 1 with itself."),
+        (
+            (0, 0, 10, 10),
+            (5, 0, 15, 10),
+            "They share 50 of 150 square pixels: what is shared counts once in the union.",
+        ),
+        (
+            (0, 0, 10, 10),
+            (20, 20, 30, 30),
+            "They share nothing. Are two negative sides multiplied?",
+        ),
+        (
+            (0, 0, 220, 220),
+            (20, 0, 240, 220),
+            "Each area is 48400 and fits into fp16; their sum does not.",
+        ),
+        (
+            (100, 100, 1900, 1100),
+            (200, 100, 2000, 1100),
+            "1800 x 1000 is 1.8 million: make the sides smaller before they are multiplied.",
+        ),
+        (
+            (0, 0, 2048, 2048),
+            (0, 0, 2048, 1024),
+            "The whole image: even the largest area, and the sum of two, must fit.",
+        ),
+        (
+            (10, 10, 11.25, 11.5),
+            (10.5, 10.5, 12, 11.75),
+            "Small boxes: 1.875 square pixels over 2048 x 2048 is subnormal in fp16, with few "
+            "bits left. Divide by less than the size of the image.",
+        ),
+        (
+            (1800, 1000, 1804, 1004),
+            (1801, 1000, 1805, 1004),
+            "Far from the origin: are coordinates rounded before they are subtracted? Numbers just "
+            "below 2048 are 1 apart, so that what is divided by 1920, say, is moved.",
+        ),
+    ]
+    cases = [((a, b), exact(a, b), hint) for a, b, hint in pairs]
+    praise = "Right: nothing in between overflows, and small boxes keep their bits."
+    return _judge("iou", close, cases, NUMBER, praise)

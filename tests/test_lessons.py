@@ -550,3 +550,70 @@ RIGHT_DICE = dice_by(pixels)
 def test_wrong_answers_of_lesson_15_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_dice(answer)
     assert hint in capsys.readouterr().out
+
+
+from fp16sim import functional as F
+
+
+def by_steps(before=1.0, after=1.0):
+    """Attention scores, with what is divided before and after the product in terms of √d."""
+    return lambda q, k: (
+        (q / q.shape[1] ** (before / 2)) @ k.transpose(1, 0) / q.shape[1] ** (after / 2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda q, k: ..., "Not written yet"),
+        (lambda q, k: None, "should be a Tensor in fp16"),
+        (lambda q, k: fs.Tensor(q.numpy() @ k.numpy().T / 8), "should be a Tensor in fp16"),
+        (lambda q, k: (q / 8) @ k.transpose(1, 0) * np.ones(1), "should be a Tensor in fp16"),
+        (by_steps(0, 0), "that is divided by the root of 64"),
+        (by_steps(1, 1), "that is divided by the root of 64"),
+        (lambda q, k: (q / 8) @ k.transpose(1, 0), "Is 8 built in"),
+        (by_steps(0, 1), "What can be made smaller before"),
+        (by_steps(0.5, 0.5), "What can be made smaller before"),
+        (lambda q, k: (q / 8) @ k.transpose(1, 0) / (q.shape[1] ** 0.5 / 8), "all of the division"),
+        (by_steps(2, -1), "0.0005 / 8 is a normal number"),
+        (lambda q, k: q @ (k / q.shape[1]).transpose(1, 0) * q.shape[1] ** 0.5, "0.0005 / 8"),
+    ],
+)
+def test_wrong_answers_of_lesson_13_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_scores(answer)
+    assert hint in capsys.readouterr().out
+
+
+def overlap(divisor, sides=F.relu, union=lambda areas, shared: areas - shared):
+    """IoU in the formats of Tensors, with coordinates divided first."""
+
+    def iou(a, b):
+        a, b = a / divisor, b / divisor
+        width = sides(F.minimum(a[2], b[2]) - F.maximum(a[0], b[0]))
+        height = sides(F.minimum(a[3], b[3]) - F.maximum(a[1], b[1]))
+        areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+        return width * height / union(areas[0] + areas[1], width * height)
+
+    return iou
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda a, b: ..., "Not written yet"),
+        (lambda a, b: None, "should be a Tensor of one value"),
+        (lambda a, b: 1.0, "should be a Tensor of one value"),
+        (lambda a, b: overlap(1)(*(fs.Tensor(x.numpy()) for x in (a, b))), "in fp16"),
+        (lambda a, b: a[0] + 2, "1 with itself"),
+        (overlap(1, union=lambda areas, shared: areas / 2), "counts once"),
+        (overlap(1, sides=lambda x: x), "negative sides"),
+        (overlap(1), "their sum does not"),
+        (overlap(2), "1.8 million"),
+        (overlap(8), "The whole image"),
+        (overlap(2048), "is subnormal"),
+        (overlap(10), "Far from the origin"),
+    ],
+)
+def test_wrong_answers_of_lesson_14_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_iou(answer)
+    assert hint in capsys.readouterr().out
