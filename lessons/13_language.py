@@ -16,7 +16,6 @@
 # Before each cell that shows something, you are asked to **predict**. Write your guess down.
 
 # %%
-import contextlib
 import dataclasses
 import sys
 import tempfile
@@ -228,75 +227,9 @@ for entry in (8.0, 40.0, 80.0):
 
 # %% [markdown]
 # Mathematics does not care, fp16 does: what must not be is a large number in between. The fused
-# attention of our GPT keeps scores in fp32 and does not care either.
-#
-# **Predict:** in our trained networks, how large are the largest score, with and without √d, and
-# the largest logit? The residual stream, from the embedding to the last block?
-
-
-# %%
-def sizes(model):
-    """The largest magnitudes in one batch, computed in fp32."""
-    largest, hooks = {}, contextlib.ExitStack()
-
-    def see(name):
-        def note(module, inputs, output):
-            largest[name] = max(largest.get(name, 0), float(np.abs(output.numpy()).max()))
-
-        return note
-
-    def scores(module, inputs, output):
-        parts = output.numpy().reshape(*output.shape[:2], 3, 4, -1).transpose(2, 0, 3, 1, 4)
-        product = float(np.abs(parts[0] @ parts[1].swapaxes(-1, -2)).max())
-        largest["q k"] = max(largest.get("q k", 0), product)
-        largest["q k / √d"] = largest["q k"] / np.sqrt(parts.shape[-1])
-
-    with hooks, fs.no_grad():
-        hooks.enter_context(model.tokens.hook(see("embedding")))
-        for i in range(DEPTH):
-            hooks.enter_context(model.blocks[i].hook(see(f"after block {i + 1}")))
-            hooks.enter_context(model.blocks[i].attention.qkv.hook(scores))
-        hooks.enter_context(model.head.hook(see("logits")))
-        model(batch_of(STEPS, 0)[0])
-    return largest
-
-
-every = [sizes(model) for model in models["fp32"]]
-for name in sorted(every[0]):
-    print(f"{name:15}", *(f"{found[name]:6.1f}" for found in every))
-
-# %% [markdown]
-# Without √d the largest score is four times as large; either is far below 65504, and so is the
-# residual stream, though two blocks make it some fifteen times as large as the embedding: each
-# block adds to it, and no norm is in its way. Larger networks do get there. A T5 made
-# 66246 in the last product of an mlp and went on with infinity (issue 5651 of
+# attention of our GPT keeps scores in fp32 and does not care either. Networks do get there: a T5
+# made 66246 in the last product of an mlp and went on with infinity (issue 5651 of
 # huggingface/transformers); it had been trained in bf16, where that is nothing special.
-#
-# ## Rare letters
-#
-# An embedding is a table, and a batch reads few of its rows.
-#
-# **Predict:** of the rows of letters, how many get a gradient in a step? How much smaller is that
-# of a letter that occurs once than that of the most frequent one?
-
-# %%
-for seed, model in enumerate(models["fp32"]):
-    inputs, targets = batch_of(STEPS, seed)
-    model.zero_grad()
-    model.loss(inputs, targets).backward()
-    sizes_of_rows = np.abs(model.tokens.weight.grad.numpy()).max(axis=1)
-    counts = np.bincount(inputs.ravel(), minlength=len(sizes_of_rows))
-    once, most = np.median(sizes_of_rows[counts == 1]), sizes_of_rows[counts.argmax()]
-    print(
-        f"{np.count_nonzero(counts)} of {len(counts)} rows; once: 2^{np.log2(once):.1f}, "
-        f"{text.alphabet[counts.argmax()]!r}, {counts.max()} times: 2^{np.log2(most):.1f}"
-    )
-
-# %% [markdown]
-# Half of the rows get none: an exact zero, which no scaling can save and none needs to. (That is
-# why an X-ray must tell zero from flushed.) A letter that occurs once gets some thirty times less
-# than the space, five powers of two: what is rare is flushed first. Under autocast this table's
-# gradient is fp32, but it is made of activation gradients that were in fp16.
 #
 # ## What they say
 #
@@ -350,25 +283,12 @@ for way, temperature in (("most likely", 1e-6), ("drawn", 0.8)):
         print(f"{name}, {way}: {text.decode(ids)!r}")
     apart = np.flatnonzero(np.not_equal(*said.values()))
     print(f"the same {apart[0] - 4} letters" if len(apart) else "the same to the end", "(one seed)")
-if len(apart):
-    draw = np.random.default_rng(0).random(apart[0] - 3)[-1]
-    place = apart[0]
-    letters = sorted(int(ids[place]) for ids in said.values())
-    print(f"there the random number is {draw:.5f}, and of the cumulated probabilities")
-    for name, who in pair.items():
-        seen = said[name][None, :place][:, -LENGTH:]
-        p = np.exp(logits(*who, seen)[0, -1].astype(float) / 0.8)
-        edges = np.insert(np.cumsum(p / p.sum()), 0, 0.0)
-        print(f"  {name:13}" + "; ".join(
-            f"{text.alphabet[i]!r} is from {edges[i]:.5f} to {edges[i + 1]:.5f}" for i in letters
-        ))  # fmt: skip
 
 # %% [markdown]
 # The most likely letters lead both into one loop, as is usual for small networks, and say nothing.
-# The drawn ones part after a few letters, where the random number lies within one letter's share of
-# the cumulated probabilities in one network and another's in the other, though their edges differ
-# by less than two thousandths. From there on each reads another text. Neither is wrong: compare
-# losses, not texts.
+# The drawn ones part after a few letters, where a random number fell between the probabilities of
+# one network and those of the other. From there on each reads another text.
+# Neither is wrong: compare losses, not texts.
 #
 # ## In PyTorch and in Keras
 #

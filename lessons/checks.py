@@ -1,7 +1,7 @@
 """Checks of the exercises: each prints what is wrong, or that all is well, and returns which."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fp16sim as fs
+from fp16sim import functional as F
 
 LESSONS = Path(__file__).parents[1] / "lessons"
 NUMBERED = sorted(LESSONS.glob("[0-9][0-9]_*.py"))
@@ -550,9 +551,6 @@ RIGHT_DICE = dice_by(pixels)
 def test_wrong_answers_of_lesson_15_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_dice(answer)
     assert hint in capsys.readouterr().out
-
-
-from fp16sim import functional as F
 
 
 def by_steps(before=1.0, after=1.0):
