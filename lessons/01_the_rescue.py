@@ -112,8 +112,8 @@ print(f"fp32: {fp32_error:.4f}   fp16: {fp16_error:.4f}   mean image: {baseline:
 # ## Where does the signal die?
 #
 # The loss is a mean over 512 x 64 values, so the gradient that enters the network at the top is at
-# most 2 / (512 * 64) = 2^-14: it *starts* at the end of fp16's normal range. On its way down every
-# sigmoid multiplies it by at most 1/4.
+# most 2 / (512 * 64) = 2^-14: it *starts* at the lower end of fp16's normal range. On its way down
+# every sigmoid multiplies it by at most 1/4.
 #
 # **Predict:** textbooks say that *weight gradients* underflow. How many of the weight gradients of
 # this network does fp16 flush to zero: 1 %, 10 %, or 90 %? And in which layer is it worst?
@@ -183,9 +183,11 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "01_the_rescue"))
 
 # %% [markdown]
-# The dashed lines are fp16's smallest number, its smallest normal number and its largest; the pale
-# bar at the left counts exact zeros. Scaling moves the hill to the right as it is, and the zeros
-# that had piled up at the left turn out to have been numbers all along.
+# The dashed lines are fp16's smallest number, its smallest normal number and its largest. Blue is
+# normal in fp16, yellow (dotted) subnormal, red (hatched) flushed; the pale bar counts exact zeros.
+# Scaling moves the hill to the right as it is, and the zeros that had piled up at the left turn out
+# to have been numbers all along. (The 8 % that are left in `encoder.0` belong to pixels that are 0
+# in a whole batch.)
 #
 # ## Not everything needs rescuing
 #

@@ -51,8 +51,8 @@ for x in (1.5, 1.0, 1 + 2.0**-10, 2.0, 0.1, 65504.0, 2.0**-14, 2.0**-24, 0.0, -0
 # %% [markdown]
 # The number after 1 is 1 + 2^-10: that distance is called *eps*. 0.1 is not there, as its binary
 # fraction never ends; what is there is 0.0999755859375. Two exponent fields are special: all ones
-# for infinity and NaN, all zeros for 0 and the *subnormal* numbers, in front of which no 1 is
-# thought.
+# for infinity and NaN, all zeros for 0 and the *subnormal* numbers. Those have a 0 in front of the
+# fraction, not a 1, and the exponent -14: so 0 00000 0000000001 is 2^-10 x 2^-14 = 2^-24.
 #
 # ## How many, and where?
 #
@@ -79,7 +79,8 @@ for low in (2.0**-24, 2.0**-20, 2.0**-15, 1.0, 1024.0, 32768.0):
 # ## The same bits, spent otherwise
 #
 # **Predict:** bf16 has the exponent of fp32 (8 bits) in 16 bits. What is left for the fraction, and
-# what is the number after 1?
+# what is the number after 1? (Small formats are named after their bits: E4M3 has a sign, 4 bits of
+# exponent and 3 of fraction.)
 
 # %%
 FORMATS = (fs.FP32, fs.TF32, fs.BF16, fs.FP16, fs.E5M2, fs.E4M3, fs.E2M1)
@@ -113,10 +114,10 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "02_what_fp16_can_hold"))
 
 # %% [markdown]
-# fp16 is tall and narrow, bf16 low and wide: eleven bits of precision over 40 binades, or eight
-# bits over more than 250 (the picture shows those from 2^-60 to 2^60; tf32, which is fp16's
-# precision with bf16's range, lies above all). The slope on the left of fp16 is the subnormal
-# range.
+# *Precision* counts the bits of the fraction and the 1 in front: bf16 has 7 + 1. fp16 is tall and
+# narrow, bf16 low and wide: eleven bits over 40 binades, or eight bits over more than 250 (the
+# picture shows those from 2^-60 to 2^60; tf32, which is fp16's precision with bf16's range, lies
+# above all). The slope on the left of fp16 is the subnormal range.
 #
 # **Predict:** which of the two is nearer to 0.1? to 1e-6? to 3e-9? to 1e5?
 
@@ -127,13 +128,14 @@ for x in (0.1, 1e-6, 3e-9, 1e5):
           f"bf16 {brain:12.6g} ({brain / x - 1:+8.2%})")  # fmt: skip
 
 # %% [markdown]
-# Near 1 fp16 is eight times as accurate; at 1e-6 it has lost most of its bits; 3e-9 and 1e5 are
-# outside. Weights and activations of networks mostly live near 1, gradients mostly do not.
+# Near 1 fp16's numbers are eight times as dense; at 1e-6 it has lost most of its bits; 3e-9 and 1e5
+# are outside. Weights and activations of networks mostly live near 1, gradients mostly do not.
 #
 # ## And your data?
 #
-# **Predict:** a layer's weights are N(0, 0.05), its gradients log-normal around 1e-7. Which share
-# of each becomes zero in fp16, and how large is the typical relative error, in fp16 and bf16?
+# **Predict:** a layer's weights are normal with a standard deviation of 0.05; its gradients are
+# around 1e-7, two thirds of them within a factor of 7. Which share of each becomes zero in fp16,
+# and how large is the typical relative error, in fp16 and bf16?
 
 # %%
 rng = np.random.default_rng(0)
@@ -151,8 +153,8 @@ for name, values in data.items():
 # (One seed; the shares hardly depend on it.) The weights are at home in fp16. Of the gradients more
 # than a quarter is gone, and half of them are off by an eighth or more; multiplied by 2^14 before,
 # they would be as accurate as the weights. That is loss scaling, and lessons 07 to 09 are about it.
-# bf16 loses none of them, at any size, and is a little wrong about all of them. E4M3, with four
-# bits, does well with weights and has never heard of numbers below 2^-9.
+# bf16 loses none of them, and is a little wrong about all of them. E4M3, with four bits, has the
+# weights to within a few percent, and no number below 2^-9.
 #
 # ## Exercise
 #

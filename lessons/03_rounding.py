@@ -37,7 +37,8 @@ FIGURES = Path(TEMPORARY.name if FAST else "figures")
 # Around 1, numbers of fp16 are 2^-10 apart: an *ulp* (unit in the last place). Let us put values
 # between 1 and 1 + 1 ulp, and one between 1 + 1 ulp and 1 + 2 ulp.
 #
-# **Predict:** where do 1 + 0.25 ulp, 1 + 0.5 ulp and 1 + 1.5 ulp go if they go to the nearest?
+# **Predict:** where do 1 + 0.25 ulp and 1 + 0.75 ulp go if they go to the nearest? And where would
+# you send 1 + 0.5 ulp and 1 + 1.5 ulp?
 
 # %%
 MODES = (
@@ -58,14 +59,16 @@ for mode in MODES:
     print(f"{mode:18}" + "".join(f"{number:8g}" for number in (*found, below)))
 
 # %% [markdown]
-# 1 + 0.5 ulp is a *tie*: both neighbours are equally near. To nearest even takes the one whose last
-# bit is 0, so 1 + 0.5 ulp goes down and 1 + 1.5 ulp goes up. (Below 1 an ulp is half as large: that
-# is why the last column has halves in it.) This is what hardware does unless told otherwise.
+# 1 + 0.5 ulp is a *tie*: both neighbours are equally near. *Ties to even* takes the one whose last
+# bit is 0, so 1 + 0.5 ulp goes down and 1 + 1.5 ulp goes up; hardware does that unless told
+# otherwise. *Away* is away from zero. The other modes never ask what is near: *to odd* takes the
+# neighbour whose last bit is 1. (Below 1 an ulp is half as large: hence the halves in the last
+# column.)
 #
 # ## Why to even?
 #
 # **Predict:** add up 1000 values that are all ties: k + 0.5 ulp with random k. By how many ulps is
-# the sum of their roundings too large, to even and away from zero?
+# the sum of their roundings too large, with ties to even, and away from zero?
 
 # %%
 rng = np.random.default_rng(0)
@@ -76,7 +79,7 @@ for mode in ("ties_to_even", "ties_to_away", "toward_zero"):
 
 # %% [markdown]
 # Away from zero always errs in one direction: half an ulp a value, a *bias*. To even errs as often
-# up as down. A bias is worse than an error: errors of both signs cancel in sums, a bias adds up.
+# up as down, but for chance. A bias is worse than an error: in sums errors of both signs cancel.
 #
 # ## Rounding twice
 #
@@ -139,17 +142,18 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "03_rounding"))
 
 # %% [markdown]
-# Toward zero falls behind from the start, toward positive runs away. To nearest is right until the
-# sum is 128: from there on numbers are 1/8 apart, every term is at most half of that, and the sum
-# stalls (lesson 05). *Stochastic* rounding goes up with a probability equal to the distance from
-# the lower neighbour, so that it is right on average at every single step, however small the term:
-# it never stalls, and its error is chance. That is why it can take the place of master weights
-# (lesson 06).
+# Toward zero falls behind from the start and stalls at 64, toward positive runs out of the picture.
+# To nearest is right until the sum is 128: from there on numbers are 1/8 apart, every term is at
+# most half of that, and the sum stalls (lesson 05). *Stochastic* rounding goes up with a
+# probability equal to the distance from the lower neighbour, in ulps, so that it is right on
+# average at every single step, however small the term: it never stalls, and its error is chance.
+# That is why it can take the place of master weights (lesson 06).
 #
 # ## Exercise
 #
-# Write rounding to nearest even yourself: to a multiple of a spacing, with `np.floor` and what you
-# know about ties, but without `np.round` or `np.rint`. A solution is in `solutions/03_rounding.py`.
+# Write rounding to nearest even yourself: of one number to a multiple of a spacing, with `np.floor`
+# and what you know about ties, but without `np.round` or `np.rint`. A solution is in
+# `solutions/03_rounding.py`.
 
 
 # %%

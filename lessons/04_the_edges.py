@@ -46,9 +46,9 @@ for step in range(1, 27):
         )
 
 # %% [markdown]
-# Until 2^-14 all is well. Below, the number runs out of bits one by one: *gradual underflow*.
-# Errors grow from a hundredth of a percent to a quarter, and the last number, 2^-24, becomes zero
-# at the next halving. Hardware that *flushes* (the right column) jumps from 2^-14 straight to zero.
+# Until 2^-14 all is well. Below, the number runs out of bits one by one: *gradual underflow*. Its
+# error grows from a fiftieth of a percent to a sixth, and the last number, 2^-24, becomes zero at
+# the next halving. Hardware that *flushes* (the right column) jumps from 2^-14 straight to zero.
 #
 # Why the trouble with subnormal numbers? **Predict:** two different numbers x and y near 2^-14. Can
 # x - y be zero?
@@ -88,10 +88,10 @@ with fs.status_flags() as flags:
     print(f"divided by the largest first: {length:g}")
 
 # %% [markdown]
-# The largest number has a spacing of 32; up to half of that beyond it, results are rounded back to
-# 65504, and from 65520 on they are infinite. The result, 500, was well inside; a step on the way
-# was not. Nothing stops, and nothing is printed: hardware raises a *flag*, which nobody reads on a
-# GPU.
+# At the largest number the spacing is 32; less than half of that beyond it, results are rounded
+# back to 65504, and from 65520 on they are infinite. The length, 500, was well inside; a step on
+# the way was not. Nothing stops, and nothing is printed: a CPU raises a *flag* (IEEE 754 has five,
+# see the glossary), a GPU not even that.
 #
 # ## What infinity does next
 #
@@ -131,10 +131,10 @@ for scores in ([10.0, 9.0, 8.0], [11.0, 10.0, 9.0], [12.0, 11.0, 10.0], [300.0, 
     print(f"scores {scores}: {softmax(scores, 0.0)}, shifted {softmax(scores, scores.max())}")
 
 # %% [markdown]
-# e^11.1 is fp16's end. Before that, at 11, each power still fits and their sum does not: all
-# probabilities are zero, and no NaN tells you. Subtracting the largest score changes nothing on
-# paper and everything in fp16: the largest power is 1, and what underflows beside it did not count.
-# Every library does it.
+# e^11.1 is fp16's end: at 12 a power is infinite, and inf / inf is NaN. Before that, at 11, each
+# power still fits and their sum does not: all probabilities are zero, and no NaN tells you.
+# Subtracting the largest score changes nothing on paper and everything in fp16: the largest power
+# is 1, and what underflows beside it did not count. Every library does it.
 #
 # ## Formats with other edges
 #
@@ -165,15 +165,18 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "04_the_edges"))
 
 # %% [markdown]
-# Each format is a tub. Its bottom, with a tooth for every binade, is set by the precision, its
-# width by the exponent. fp16's left wall is a slope, thanks to subnormal numbers; flushing makes it
-# a cliff.
+# E4M3 uses infinity's bits for numbers: beyond its end comes NaN, unless one asks for the largest
+# number (*saturation*). E2M1 has no NaN either, and always saturates.
+#
+# In the figure each format is a tub. Its bottom, with a tooth for every binade, is set by the
+# precision, its width by the exponent. fp16's left wall is a slope, thanks to subnormal numbers;
+# flushing makes it a cliff.
 #
 # ## Exercise
 #
-# Say what becomes of a number in fp16. `fs.round_to` may be used; the words are "zero" (it was zero
-# before), "flushed", "subnormal", "normal", "overflow" and "nan". A solution is in
-# `solutions/04_the_edges.py`.
+# Say what becomes of a number, finite or NaN, in fp16. `fs.round_to` may be used; the words are
+# "zero" (it was zero before), "flushed", "subnormal", "normal", "overflow" and "nan". A solution is
+# in `solutions/04_the_edges.py`.
 
 
 # %%

@@ -5,7 +5,7 @@
 # which format are they done, and in which order? Your framework does not say, and GPUs differ.
 # Does it matter?
 #
-# - **Time:** half an hour to read; a few seconds of computing (`--fast`: fewer)
+# - **Time:** half an hour to read; about fifteen seconds of computing (`--fast`: fewer)
 # - **You need:** Python; what a dot product is; that fp16 has 11 significant bits. No GPU.
 # - **You will be able to:** say where a sum in fp16 stops growing; choose an order of addition
 #   that does not; tell what a Tensor Core does from what fp32 does, on paper; explain why the
@@ -46,8 +46,9 @@ print(f"2048 + 3 in fp16:  {fs.arith.add(2048.0, 3.0, 'fp16'):.0f}")
 
 # %% [markdown]
 # From 2048 on the numbers of fp16 are 2 apart. 2049 is halfway between two of them and goes to the
-# one whose last bit is even, back to 2048; and so does every one of the other 2952 ones. The sum is
-# *swamped*: no overflow, no NaN, no warning, and not even a large error in any single addition.
+# one whose last bit is even, back to 2048; and so does the sum with each of the 2952 ones that are
+# left. They are *swamped*: no overflow, no NaN, no warning, and no large error in any single
+# addition.
 #
 # Nothing was wrong with the numbers, so perhaps with the order? Three classics, all in fp16:
 # *pairwise* adds neighbours, then neighbours of those sums, so that equals meet equals; *Kahan*
@@ -66,7 +67,7 @@ for name, options in {
     print(f"{name:20} {fs.sum(ones, **options):.0f}")
 
 # %% [markdown]
-# All of them. How a sum is *ordered* can be worth more than how many bits it has.
+# All of them. *How* a sum is done can be worth more than how many bits it has.
 #
 # ## What a Tensor Core does
 #
@@ -89,9 +90,9 @@ for arch in ("V100", "A100", "H100"):
 
 # %% [markdown]
 # The same inputs, three answers, each off by a factor of two from the next. The largest exponent is
-# that of 1·1; c = 0.49999997 has a bit at 2^-25, and only H100 keeps bits that far down. On the
-# others c is cut off to a smaller number *before* anything cancels, and then everything cancels
-# but the error.
+# that of 1·1; c = -0.49999997 has a bit at 2^-25, and only H100 keeps bits that far down. On the
+# others c is cut off, nearer to zero, *before* anything cancels, and then everything cancels but
+# the error.
 #
 # ## Cutting off adds up
 #
@@ -118,8 +119,9 @@ print("\nFigure:", *plots.save(figure, FIGURES, "05_accumulation"))
 # the grey line of slope one, while that of fp32 grows like its square root. Blocks of fp16 start
 # far above and overtake every Tensor Core: inside a block roundings cancel, and the long sum is
 # fp32's. (`fp16sim accumulate` goes on to n = 2^20, where they overtake even plain fp32.) fp16
-# alone has stopped growing long ago. (`inf`, for the ones: sums in fp16 that would reach 65536
-# overflow, however well they are ordered.)
+# alone has stopped growing long ago; *fused*, where a product is not rounded before it is added, is
+# no better. (`inf`, for the ones: sums in fp16 that would reach 65536 overflow, however well they
+# are ordered.)
 #
 # Now look at factors of zero mean. **Predict:** V100 keeps the fewest bits. Is it the worst?
 #
@@ -168,16 +170,17 @@ for accumulator in ("fp32", fs.tensorcore.V100, fs.tensorcore.H100, "fp16", "e4m
     print(f"{accumulator!s:6} {accuracy(accumulator):.1%} right")
 
 # %% [markdown]
-# At 64 products a sum nobody notices Tensor Cores, nor fp16; it takes sums of 4 or 3 bits to hurt.
-# But in large networks sums have thousands of terms, and the gradient of a weight that all pixels
-# of a batch share has millions. That is where the curves above part, and why libraries leave fp16
-# sums to those who ask for them.
+# At 64 products a sum nobody notices Tensor Cores, nor fp16; it takes sums of 4 or 3 bits to hurt
+# (one seed). But in large networks sums have thousands of terms, and the gradient of a weight that
+# all pixels of a batch share has millions. That is where the curves above part, and why PyTorch
+# accumulates in fp16 only if told to (`allow_fp16_accumulation`).
 #
 # ## Exercise
 #
 # Adding 1 again and again, a sum in fp16 stalls at 2048. Where does it stall if you keep adding
-# some other value, in some other format? Write a function that finds out. (Adding up really is
-# fine. If you prefer a formula: try it on 3 in fp16.) A solution is in
+# some other value, in some other format? Write a function that finds out; `fmt` is a name, as in
+# `fs.arith.add(2048.0, 1.0, "fp16")`. (Adding up really is fine. If you prefer a formula: try it on
+# 3 in fp16.) A solution is in
 # `solutions/05_accumulation.py`.
 
 

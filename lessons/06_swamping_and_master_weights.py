@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 06 · Swamping and master weights
 #
-# **Question.** Every recipe for mixed precision keeps a second copy of all weights, in fp32, "for
-# accuracy". Weights are as well at home in fp16 as activations are. What is the copy for?
+# **Question.** Recipes for mixed precision keep a second copy of all weights, in fp32, "for
+# accuracy". Yet weights are as much at home in fp16 as activations. What is the copy for?
 #
 # - **Time:** half an hour to read; about a minute of computing on two cores (`--fast`: a few
 #   seconds)
@@ -35,7 +35,7 @@ FIGURES = Path(TEMPORARY.name if FAST else "figures")
 # ## An update that is not there
 #
 # **Predict:** a weight of 1 is moved by -0.0002, a thousand times, in fp16. Where does it end? And
-# by -0.0003? And in bf16?
+# by -0.0003? And in bf16, where -0.003 is tried as well?
 
 # %%
 for fmt in ("fp16", "bf16"):
@@ -49,8 +49,9 @@ for fmt in ("fp16", "bf16"):
 # Just below 1, numbers of fp16 are 2^-11 apart, about 0.0005. An update of less than half of that
 # is rounded away, every time: the weight is *swamped*. 0.0002 never moves it, and 0.0003 moves it
 # by a whole 0.0005 each time, too far. No underflow: both numbers are perfectly good ones. In
-# general an update counts if it is at least about w / 4096 in fp16, and w / 512 in bf16, which has
-# three bits less.
+# general an update counts if it is more than half the spacing at w: w / 4096 to w / 2048 in fp16,
+# and w / 512 to w / 256 in bf16, which has three bits fewer. (There 0.003 moves the weight as far
+# as -1, from where on numbers are 1/128 apart.)
 #
 # ## How large are updates?
 #
@@ -138,9 +139,10 @@ print("Figure:", *plots.save(figure, FIGURES, "06_swamping_and_master_weights"))
 # The copy is not for the weights' own accuracy but for the *sum* of thousands of small updates,
 # each of which is too small to be seen. With it both formats learn what fp32 learns. Without it
 # bf16 loses 19 updates of 20 and hardly learns at all: the format that needs no loss scaling needs
-# master weights the more. Stochastic rounding does as well as the copy, at no memory: it still
-# leaves most weights where they are, but right on average is enough. And fp16? It loses a fifth of
-# its updates and gets away with it.
+# master weights the more. Stochastic rounding does as well as the copy, at no memory: in bf16 it
+# still leaves three weights of four where they are, but right on average is enough. And fp16? It
+# loses a fifth of its updates and gets away with it. (The 2 % in fp32 are weights whose gradient
+# has been zero for some steps, so that Adam's update fades away.)
 #
 # **Predict:** how far does fp16 get with updates three times smaller, and twice the epochs? How far
 # bf16 with updates ten times larger?

@@ -4,12 +4,12 @@
 # **Question.** Lesson 01's network lost its gradients in fp16, and many others do not. Is it depth?
 # Bad luck? What decides, before anything is trained, whether a network's gradients fit into fp16?
 #
-# - **Time:** half an hour to read; about half a minute of computing on two cores
+# - **Time:** half an hour to read; about ten seconds of computing
 # - **You need:** lessons 01 and 04; what cross-entropy is. No GPU.
 # - **You will be able to:** estimate gradients' sizes from the loss's normaliser; tell a gradient
 #   that was flushed from one that never was; read an exponent histogram; say what becomes of
 #   gradients under another scale or in another format, without training again.
-# - **Sources:** Micikevicius et al., *Mixed Precision Training*, ICLR 2018, sections 3.2 and figure
+# - **Sources:** Micikevicius et al., *Mixed Precision Training*, ICLR 2018, section 3.2 and figure
 #   3.
 #
 # Before each cell that shows something, you are asked to **predict**. Write your guess down.
@@ -37,9 +37,10 @@ FIGURES = Path(TEMPORARY.name if FAST else "figures")
 # Backward begins at the logits. There the gradient of a mean cross-entropy is (p - y) / N:
 # probability less truth, over the number of things that are averaged. p - y is at most 1.
 #
-# **Predict:** N is 64 for a batch of digits; 2048 for 32 texts of 64 characters; 262144 for 16
-# images of 128 x 128 pixels, each classified. Which shares of these gradients become zero in fp16,
-# for a network that guesses, and for one that is rather sure (its right logit 12 above the others)?
+# **Predict:** N is 64 for a batch of digits (10 classes); 2048 for 32 texts of 64 characters (103);
+# 262144 for 16 images of 128 x 128 pixels, each classified (4). Which shares of these gradients
+# become zero in fp16, for a network that guesses, and for one that is rather sure (its right logit
+# 12 above the others)?
 
 # %%
 TASKS = {"digits": (64, 10), "text": (2048, 103), "pixels": (262144, 4)}
@@ -60,9 +61,10 @@ for name, (count, classes) in TASKS.items():
 
 # %% [markdown]
 # No network in sight yet, and all is decided. The *normaliser* sets the size: of 262144 pixels each
-# may contribute 2^-18 at most. And *progress* makes it worse: a network that is right has small p -
-# y. This is why detection and segmentation need loss scaling and classifying digits does not, and
-# why underflow comes late in a training, unnoticed.
+# may contribute 2^-18 at most. And *progress* makes it worse: a network that is right has a small
+# p - y. This is why detection and segmentation need loss scaling sooner than classifying does, and
+# why underflow comes late in a training, unnoticed. (How much of it a network can bear is another
+# question: lesson 08.)
 #
 # ## In a network
 #
@@ -116,12 +118,11 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "07_gradients_under_the_xray"))
 
 # %% [markdown]
-# Blue is normal in fp16, yellow (dotted) subnormal, red (hatched) flushed; the dashed lines are
-# fp16's smallest number, its smallest normal one, its largest. Early,
-# nearly all gradients are to the right of the second; late, the histogram has moved to the left and
-# a part of it over the edge. The bar at 0 is something else: gradients that were exactly zero
-# *before* they were rounded, made of others that were flushed nearer to the loss (or, elsewhere,
-# behind ReLUs that are off). Whoever only looks at stored numbers cannot tell the two apart.
+# Early, nearly all gradients are to the right of the second dashed line, and normal (blue); late,
+# the histogram has moved to the left and a part of it over the edge (red, hatched). The bar at 0 is
+# something else: gradients that were exactly zero *before* they were rounded, made of others that
+# were flushed nearer to the loss (or, elsewhere, behind ReLUs that are off). Whoever only looks at
+# stored numbers cannot tell the two apart.
 #
 # ## What if?
 #
@@ -142,6 +143,9 @@ for text, (fmt, scale) in questions.items():
 print(f"suggested: {late.suggest_scale()}")
 
 # %% [markdown]
+# (The suggestion is the largest scale that leaves a factor of two below 65504. It looks at weights'
+# gradients, too: hence another share than in the first line.)
+#
 # So the X-ray answers the question of the beginning: not depth and not luck, but the size that the
 # loss gives to its gradients, and how good the network has become. (Depth matters where every layer
 # makes them smaller, as lesson 01's sigmoids do.)

@@ -39,10 +39,10 @@ FIGURES = Path(TEMPORARY.name if FAST else "figures")
 # %% [markdown]
 # ## One run that looks
 #
-# A small U-Net learns to find lesions in made-up heads. Its loss is a mean over 4 x 32 x 32 = 2^12
-# pixels. First it is trained in bf16, which has the range of fp32 and loses no gradient, under the
-# X-ray in every tenth step. `of="bf16"` takes just those gradients that autocast would store in
-# fp16.
+# A small U-Net learns to find lesions in made-up heads. Its loss is a cross-entropy, a mean over 4
+# x 32 x 32 = 2^12 pixels, plus a Dice loss (see the glossary). First it is trained in bf16, which
+# has the range of fp32 and loses no gradient, under the X-ray in every tenth step. `of="bf16"`
+# takes just those gradients that autocast would store in fp16.
 #
 # **Predict:** the largest gradient of an activation, and of a weight: which one is larger, and by
 # how much? What does that suggest for a scale?
@@ -91,12 +91,12 @@ print(f"with those that stay in fp32: 2^{np.log2(both.scale):.0f} (seed 0, first
 # The largest gradients are those of weights at the beginning: each is a sum over all pixels. They
 # set the *ceiling*, as 65504 / largest, which is why the paper says: any scale, so long as its
 # product with the largest gradient stays below 65504. (Without `of` the two parts of the loss
-# count, too. Their gradients are 1 and stay in fp32, so that suggestion is lower than need be.)
+# count, too. Their gradients are 1 and stay in fp32: hence the last line, lower than need be.)
 #
 # The *floor* is set by gradients of activations, one for each pixel, and rises as the network
-# learns: of these values more and more are below fp16. The ceiling rises as well: the window
-# *moves*. `suggest_scale` leaves a binade of headroom unless told otherwise, and lesson 09's scaler
-# follows the ceiling by itself.
+# learns: of these values more and more are below fp16, here under a scale of 2^-4. The ceiling
+# rises as well: the window *moves*. `suggest_scale` leaves a binade of headroom unless told
+# otherwise, and lesson 09's scaler follows the ceiling by itself.
 #
 # ## How much may go?
 #
@@ -132,7 +132,8 @@ for k in (-16, -12, -10, -8, -4, 0, 8, 16):
 # Now the experiment: fp16 under static scales, three seeds each. The network is judged by the Dice
 # of lesions, from 0 (none found) to 1; they are one pixel in a hundred.
 #
-# **Predict:** the smallest and the largest of these scales under which lesions are found.
+# **Predict:** the smallest and the largest scale under which lesions are found, of 2^-12, 2^-10,
+# 2^-8, 2^-4, 1, 2^8, 2^16 and 2^18.
 
 # %%
 TRIED = (-12, 0) if FAST else (-12, -10, -8, -4, 0, 8, 16, 18)
@@ -190,7 +191,7 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "08_choosing_a_loss_scale"))
 
 # %% [markdown]
-# The top of the figure is the paper's figure 3 for this network, where autocast narrows.
+# The top of the figure is for this network what figure 3 is in the paper.
 #
 # From 2^-8 to 2^16 all is one plateau, 24 binades wide, and on it the network is as good as in fp32
 # or in bf16, which needs no scale. So nothing is to be tuned: the suggestion, or anything a few
@@ -198,8 +199,9 @@ print("Figure:", *plots.save(figure, FIGURES, "08_choosing_a_loss_scale"))
 # values, as long as they are 2% of the sum; with 7% of the sum, under 2^-10, next to no lesion is
 # found any more. Both numbers are this network's, and no law.
 #
-# The prediction holds where training works. Below the floor it does not: zeros make more zeros on
-# their way back, and a network that does not learn keeps its large gradients.
+# The prediction holds where little goes. Under 2^-8 and 2^-10 it is 8 points too low, as zeros make
+# more zeros on their way back; under 2^-12 it is too high, as a network that does not learn keeps
+# its large gradients.
 #
 # Above the ceiling, weights' gradients overflow, and no activation's. The step is left out, the
 # weights stay as they are, and so do the gradients: a static scale that is too large in the first

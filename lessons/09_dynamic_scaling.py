@@ -65,8 +65,8 @@ print("the scale, as an exponent of 2:", *np.log2(scales).astype(int)[::3], "(ev
 #
 # ## The staircase
 #
-# Now gradients as they really go: large at first, then smaller and smaller, with a bad batch at
-# step 500, whose gradient is 100 times as large.
+# Now gradients as they often go: large at first, then smaller and smaller, with a bad batch at
+# step 500, whose gradient is 100 times as large. The scale may double after 30 good steps.
 #
 # **Predict:** what does the scale do at step 500, and how long until it is back?
 
@@ -93,12 +93,12 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "09_dynamic_scaling"))
 
 # %% [markdown]
-# (All three with an interval of 30, to see something; one seed.) The scale follows the wall, a
-# factor of two or so below it, upwards slowly and downwards at once. The bad batch costs one step
-# and a factor of two, however bad it is: the next batch is good again. Megatron's rule bears the
-# first overflow since it last grew and backs off from the second on (*hysteresis*); here that only
-# leaves out more steps. A static scale needs to be right for the whole training: this one is a
-# thousand times too small in the end.
+# (Made-up sizes, one seed.) The scale follows the wall, a factor of two or so below it, upwards
+# slowly and downwards at once. The bad batch costs one step and a factor of two, however bad it is:
+# the next batch is good again, and 30 steps later the scale is back. The rule of Megatron, a
+# library for large language models, bears the first overflow since it last grew and backs off from
+# the second on (*hysteresis*); here that only leaves out more steps. A static scale needs to be
+# right for the whole training: this one is a thousand times too small in the end.
 #
 # ## In a real run
 #
@@ -134,8 +134,9 @@ print(f"left out: {left_out}; the scale ends at 2^{np.log2(xray.steps[-2].scale)
 print(f"a failure, says the X-ray: {xray.first_failure}")
 
 # %% [markdown]
-# Some steps in the beginning, one after the other, and then none. Gradients that overflow in a step
-# that is left out are the scaler's own doing. They happen on the way *back* only.
+# Eleven steps in the beginning, one after the other, and then none: that hurts nobody. Gradients
+# that overflow in a step that is left out are the scaler's own doing, on the way *back* only, and
+# the X-ray calls them no failure.
 #
 # ## When it keeps falling
 #
@@ -165,8 +166,9 @@ print("first failure:", xray.first_failure)
 #
 # ## Exercise
 #
-# Write the rule: given the scale, how many good steps there were in a row, and whether this one was
-# good, return the new scale and the new count. A solution is in `solutions/09_dynamic_scaling.py`.
+# Write the rule: given the scale, how many good steps there were in a row before this one, whether
+# this one was good, and how many it takes to double, return the new scale and the new count. A
+# solution is in `solutions/09_dynamic_scaling.py`.
 
 
 # %%

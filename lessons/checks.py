@@ -217,7 +217,7 @@ def check_stalls_at(function: Callable[[float, str], float]) -> bool:
             (3.0, "fp16"),
             8192.0,
             "From 4096 on the numbers are 4 apart, and 3 is more than half of that: the sum still "
-            "grows, by 4. It stalls where half the spacing exceeds the value.",
+            "grows, by 4. It stalls where the value is at most half the spacing.",
         ),
         (
             (1.25, "e5m2"),
@@ -226,7 +226,7 @@ def check_stalls_at(function: Callable[[float, str], float]) -> bool:
             "half of that. Only from 16 on nothing moves.",
         ),
     ]
-    praise = "Right: a sum stalls where half the spacing of its numbers exceeds what is added."
+    praise = "Right: a sum stalls where what is added is at most half the spacing of its numbers."
     return _judge("stalls_at", function, cases, NUMBER, praise)
 
 
@@ -280,7 +280,7 @@ def check_next_scale(function: Callable[[float, int, bool, int], tuple[float, in
         ((8.0, 0, True, 1), (16.0, 0), "With an interval of 1 every good step doubles."),
     ]
     praise = "Right: up slowly, down at once, and a new count after either."
-    return _judge("next_scale", function, cases, PAIR, praise)
+    return _judge("next_step", function, cases, PAIR, praise)
 
 
 def check_class_of(function: Callable[[str], str]) -> bool:
