@@ -265,6 +265,56 @@ def check_master_step(function: Callable[[float, float], tuple[float, float]]) -
     return True
 
 
+def check_flushed(function: Callable[[dict[int, int], int], int]) -> bool:
+    """Lesson 07: how many values of known exponents become zero in fp16 under a loss scale."""
+    cases = [
+        (({0: 5}, 0), 0, "Numbers from 1 to 2 are safe."),
+        (({-40: 3, 0: 2}, 0), 3, "2^-40 is far below fp16: how many values are there, not bins?"),
+        (({-20: 7}, 0), 0, "2^-20 is subnormal, below 2^-14, but no zero."),
+        (({-25: 4}, 0), 0, "Between 2^-25 and 2^-24 the smallest number, 2^-24, is nearer than 0."),
+        (({-26: 4}, 0), 4, "From 2^-26 to 2^-25 all values are nearer to 0."),
+        (({-30: 6}, 8), 0, "Times 2^8 they are at 2^-22: scaling makes them larger."),
+        (({-20: 6}, -8), 6, "A scale of 2^-8 makes them smaller: 2^-28."),
+    ]
+    praise = "Right: the edge is at 2^-25, and a scale moves the values, not the edge."
+    return _judge("flushed", function, cases, NUMBER, praise)
+
+
+def check_window(function: Callable[..., tuple[float, float]]) -> bool:
+    """Lesson 08: the smallest and the largest exponent of a loss scale that will do."""
+    quarter = {-22: 4, -20: 3}
+    cases = [
+        (
+            ({-30: 10}, 1.5, 0.0, 0),
+            (5, 15),
+            "First the smallest k: values of exponent -30 are safe from exponent -25 on, which is "
+            "5 more. Then the largest: 1.5 x 2^15 is 49152, and 1.5 x 2^16 is above 65504.",
+        ),
+        (({-20: 10}, 1.5, 0.0, 0), (-5, 15), "A scale may be below 1: -20 - 5 is still -25."),
+        (
+            (quarter, 1.5, 0.25, 0),
+            (-5, 15),
+            "4 x 2^-22 is 2^-20, a quarter of the sum of sizes: 'at most' 0.25 of that, not of the "
+            "number of values.",
+        ),
+        (
+            (quarter, 1.5, 0.2, 0),
+            (-3, 15),
+            "A quarter of the sum is more than 0.2: it has to stay.",
+        ),
+        (({-20: 10}, 2.5, 0.0, 0), (-5, 14), "2.5 x 2^15 is 81920: round down, not to nearest."),
+        (({-20: 10}, 0.1875, 0.0, 0), (-5, 18), "Small gradients leave room: 2^18 x 0.1875 fits."),
+        (
+            ({-20: 10}, 1.9999, 0.0, 0),
+            (-5, 14),
+            "1.9999 x 2^15 is 65533: fp16 ends at 65504, not at 2^16.",
+        ),
+        (({-20: 10}, 1.5, 0.0, 2), (-5, 13), "The headroom lowers the ceiling by so many binades."),
+    ]
+    praise = "Right: what may be lost sets the floor, what must fit the ceiling; between is room."
+    return _judge("window", function, cases, PAIR, praise)
+
+
 def check_next_scale(function: Callable[[float, int, bool, int], tuple[float, int]]) -> bool:
     """Lesson 09: the rule of dynamic loss scaling."""
     cases = [
@@ -321,21 +371,6 @@ def check_bytes_of(function: Callable[[int, int, str], int]) -> bool:
     return _judge("bytes_of", function, cases, NUMBER, praise)
 
 
-def check_flushed(function: Callable[[dict[int, int], int], int]) -> bool:
-    """Lesson 07: how many values of known exponents become zero in fp16 under a loss scale."""
-    cases = [
-        (({0: 5}, 0), 0, "Numbers from 1 to 2 are safe."),
-        (({-40: 3, 0: 2}, 0), 3, "2^-40 is far below fp16: how many values are there, not bins?"),
-        (({-20: 7}, 0), 0, "2^-20 is subnormal, below 2^-14, but no zero."),
-        (({-25: 4}, 0), 0, "Between 2^-25 and 2^-24 the smallest number, 2^-24, is nearer than 0."),
-        (({-26: 4}, 0), 4, "From 2^-26 to 2^-25 all values are nearer to 0."),
-        (({-30: 6}, 8), 0, "Times 2^8 they are at 2^-22: scaling makes them larger."),
-        (({-20: 6}, -8), 6, "A scale of 2^-8 makes them smaller: 2^-28."),
-    ]
-    praise = "Right: the edge is at 2^-25, and a scale moves the values, not the edge."
-    return _judge("flushed", function, cases, NUMBER, praise)
-
-
 def check_speedup(function: Callable[[float, float, float, float, float], float]) -> bool:
     """Lesson 12: the roofline's bound on how much faster fp16 is than fp32."""
     cases = [
@@ -364,248 +399,6 @@ def check_speedup(function: Callable[[float, float, float, float, float], float]
     ]
     praise = "Right: the longer of two times, in each format by itself, and then their ratio."
     return _judge("speedup", function, cases, NUMBER, praise)
-
-
-def check_shared_exponent(function: Callable[[list[float], int], float]) -> bool:
-    """Lesson 17: the exponent of the scale that a block of an MX format shares."""
-    cases = [
-        (([4.0, 1.0, 0.5], 0), 2, "The largest number is 4 = 2^2, and emax is 0: 2 - 0."),
-        (
-            ([4.0, 1.0, 0.5], 2),
-            0,
-            "E2M1 holds numbers of exponent 2 itself (its emax), so a block whose largest number "
-            "has exponent 2 needs no scale: subtract emax.",
-        ),
-        (
-            ([7.0, 0.1], 2),
-            0,
-            "7 lies between 4 = 2^2 and 8 = 2^3. The specification rounds log2 down, even where "
-            "the largest number, 7, is then cut to 6.",
-        ),
-        (([-448.0, 3.0], 8), 0, "Magnitudes count: -448 is the largest here, of exponent 8."),
-        (
-            ([0.01, 0.003], 8),
-            -15,
-            "0.01 lies between 2^-7 and 2^-6. Down is toward -7, also for negative exponents; "
-            "int() cuts toward zero. And -7 - 8 is -15.",
-        ),
-        (
-            ([0.0, 0.0], 2),
-            -127,
-            "A block of zeros has no logarithm. Any scale would do; here it is the smallest, -127.",
-        ),
-        (
-            ([2.0**-123, 0.0], 8),
-            -127,
-            "-123 - 8 is -131, which E8M0 does not have: it ends at -127.",
-        ),
-    ]
-    praise = "Right: the largest magnitude gets the element format's largest exponent."
-    return _judge("shared_exponent", function, cases, NUMBER, praise)
-
-
-def check_diagnosis(function: Callable[[dict[str, float]], str]) -> bool:
-    """Lesson 18: what a training suffers from, by its counts."""
-    well = {
-        "born_forward": 0, "born_backward": 0, "skipped": 0, "clipped_at": 1.0,
-        "gradients": 1000, "gradients_zero": 0, "gradients_flushed": 0,
-        "updates": 1000, "updates_zero": 0, "updates_swamped": 0,
-    }  # fmt: skip
-
-    def patient(**changes: float) -> tuple[dict[str, float]]:
-        return ({**well, **changes},)
-
-    cases = [
-        (patient(), "well", "Nothing at all is wrong here."),
-        (
-            patient(born_forward=3, born_backward=9, skipped=60),
-            "forward",
-            "An infinity on the way forward comes first, whatever else there is.",
-        ),
-        (
-            patient(born_backward=9, skipped=5),
-            "well",
-            "Gradients that overflow in steps which are skipped are how a scaler finds its scale.",
-        ),
-        (patient(clipped_at=65536.0), "order", "Clipped with a loss scale of 65536 in them."),
-        (
-            patient(gradients_flushed=200),
-            "underflow",
-            "200 of 1000 gradients were flushed, four times the limit.",
-        ),
-        (
-            patient(gradients_zero=700, gradients_flushed=3),
-            "well",
-            "700 gradients were zero before rounding, behind a ReLU, say: these are not lost. 3 "
-            "of the 300 others are, 1 %.",
-        ),
-        (
-            patient(gradients_zero=900, gradients_flushed=20),
-            "underflow",
-            "20 gradients were flushed of the 100 that were not zero before: 20 %, not 2 %.",
-        ),
-        (
-            patient(updates_swamped=500),
-            "swamped",
-            "Half of the updates left their weight as it was.",
-        ),
-        (
-            patient(updates_zero=980, updates_swamped=10),
-            "swamped",
-            "Zero updates have nothing to lose. Of the 20 others 10 were swamped: 50 %, not 1 %.",
-        ),
-        (
-            patient(gradients_flushed=30, updates_swamped=150),
-            "well",
-            "3 % flushed and 15 % swamped are below the limits, 5 % and 20 %.",
-        ),
-        (
-            patient(clipped_at=65536.0, updates_swamped=900),
-            "order",
-            "Clipping so hard makes updates too small to count: swamping is the symptom here. The "
-            "rules are tried in their order.",
-        ),
-        (
-            patient(gradients_flushed=300, updates_swamped=300),
-            "underflow",
-            "Gradients come before the updates that are made of them: try underflow first.",
-        ),
-    ]
-    praise = "Right: causes before symptoms, and shares of what could be lost at all."
-    words = ("forward", "order", "underflow", "swamped", "well")
-    return _judge("diagnosis", function, cases, words, praise)
-
-
-def check_int8_grid(function: Callable[[float, float], tuple[float, int]]) -> bool:
-    """Lesson 16: scale and zero point of the int8 grid that holds a range, and 0 exactly."""
-    cases = [
-        (
-            (-128.0, 127.0),
-            (1.0, 0),
-            "These are int8's own numbers: 256 of them have 255 steps of 1 between them, and the "
-            "smallest is q = -128 (not 0, as of uint8), so that q = 0 stands for 0.",
-        ),
-        ((-51.0, 204.0), (1.0, -77), "Here -51 is q = -128, and 0 is 51 steps further on."),
-        (
-            (-50.0, 460.0),
-            (2.0, -103),
-            "Steps of 2: from -50 to 0 there are 25 of them. A zero point counts steps.",
-        ),
-        (
-            (-100.25, 154.75),
-            (1.0, -28),
-            "-128 + 100.25 is -27.75, which is no integer: then 0 would not be on the grid. The "
-            "nearest is -28.",
-        ),
-        ((-100.75, 154.25), (1.0, -27), "Round to the nearest: of -27.25 that is -27."),
-        ((51.0, 510.0), (2.0, -128), "All values are above 0: let the range begin at 0 then."),
-        ((-510.0, -51.0), (2.0, 127), "All values are below 0: let the range end at 0 then."),
-    ]
-    praise = "Right: 255 steps from end to end, and 0 on one of them."
-    return _judge("int8_grid", function, cases, PAIR, praise)
-
-
-def check_window(function: Callable[..., tuple[float, float]]) -> bool:
-    """Lesson 08: the smallest and the largest exponent of a loss scale that will do."""
-    quarter = {-22: 4, -20: 3}
-    cases = [
-        (
-            ({-30: 10}, 1.5, 0.0, 0),
-            (5, 15),
-            "First the smallest k: values of exponent -30 are safe from exponent -25 on, which is "
-            "5 more. Then the largest: 1.5 x 2^15 is 49152, and 1.5 x 2^16 is above 65504.",
-        ),
-        (({-20: 10}, 1.5, 0.0, 0), (-5, 15), "A scale may be below 1: -20 - 5 is still -25."),
-        (
-            (quarter, 1.5, 0.25, 0),
-            (-5, 15),
-            "4 x 2^-22 is 2^-20, a quarter of the sum of sizes: 'at most' 0.25 of that, not of the "
-            "number of values.",
-        ),
-        (
-            (quarter, 1.5, 0.2, 0),
-            (-3, 15),
-            "A quarter of the sum is more than 0.2: it has to stay.",
-        ),
-        (({-20: 10}, 2.5, 0.0, 0), (-5, 14), "2.5 x 2^15 is 81920: round down, not to nearest."),
-        (({-20: 10}, 0.1875, 0.0, 0), (-5, 18), "Small gradients leave room: 2^18 x 0.1875 fits."),
-        (
-            ({-20: 10}, 1.9999, 0.0, 0),
-            (-5, 14),
-            "1.9999 x 2^15 is 65533: fp16 ends at 65504, not at 2^16.",
-        ),
-        (({-20: 10}, 1.5, 0.0, 2), (-5, 13), "The headroom lowers the ceiling by so many binades."),
-    ]
-    praise = "Right: what may be lost sets the floor, what must fit the ceiling; between is room."
-    return _judge("window", function, cases, PAIR, praise)
-
-
-def check_dice(function: Callable[[np.ndarray, np.ndarray], float]) -> bool:
-    """Lesson 15: the Dice score of two masks of zeros and ones in float16, of any size."""
-
-    def masks(size: int, first: slice, second: slice) -> tuple[np.ndarray, np.ndarray]:
-        both = np.zeros((2, size * size), dtype=np.float16)
-        both[0, first] = both[1, second] = 1
-        return both[0].reshape(size, size), both[1].reshape(size, size)
-
-    none, everything = slice(0), slice(None)
-    # By what is shown of them: the masks, what is right, a hint.
-    pairs = {
-        "8 x 8, the same 4 pixels": (
-            masks(8, slice(4), slice(4)),
-            1.0,
-            "The same masks: twice the common pixels over both.",
-        ),
-        "8 x 8, 4 pixels and 4, 1 of them common": (
-            masks(8, slice(4), slice(3, 7)),
-            0.25,
-            "2 x 1 over 4 + 4. No pixel counts that is in neither, and none counts twice below.",
-        ),
-        "8 x 8, 4 pixels and 1 of them": (
-            masks(8, slice(4), slice(1)),
-            0.4,
-            "2 x 1 over 4 + 1: both sizes count.",
-        ),
-        "8 x 8, 4 pixels and none": (
-            masks(8, slice(4), none),
-            0.0,
-            "Nothing is common, and only one mask is empty.",
-        ),
-        "8 x 8, none and none": (
-            masks(8, none, none),
-            1.0,
-            "Of two empty masks it is 1, by definition, not 0 / 0.",
-        ),
-        "64 x 64, 4096 pixels and 2048 of them": (
-            masks(64, everything, slice(2048)),
-            2 / 3,
-            "A running sum in fp16 stalls at 2048. Add up in a wider format.",
-        ),
-        "64 x 64, 2049 pixels and 1 of them": (
-            masks(64, slice(2049), slice(1)),
-            2 / 2050,
-            "fp16 has no 2049: the sum, or what was made of it, has been rounded to fp16.",
-        ),
-        "512 x 512, all and all": (
-            masks(512, everything, everything),
-            1.0,
-            "262144 pixels are more than 65504: does a sum overflow?",
-        ),
-        "512 x 512, all and a quarter of them": (
-            masks(512, everything, slice(2**16)),
-            0.4,
-            "65536 of 262144 pixels are common: is anything cut to 65504?",
-        ),
-        "512 x 512, one pixel and the same": (
-            masks(512, slice(1), slice(1)),
-            1.0,
-            "One pixel of many is a class as well.",
-        ),
-    }
-    cases = [((name,), expected, hint) for name, (_, expected, hint) in pairs.items()]
-    praise = "Right: counts of pixels are no numbers for fp16, and their ratio is."
-    with np.errstate(all="ignore"):
-        return _judge("dice", lambda name: function(*pairs[name][0]), cases, NUMBER, praise)
 
 
 class _Filled(NamedTuple):
@@ -740,3 +533,210 @@ def check_iou(function: Callable[[fs.Tensor, fs.Tensor], fs.Tensor]) -> bool:
     cases = [((a, b), exact(a, b), hint) for a, b, hint in pairs]
     praise = "Right: nothing in between overflows, and small boxes keep their bits."
     return _judge("iou", close, cases, NUMBER, praise)
+
+
+def check_dice(function: Callable[[np.ndarray, np.ndarray], float]) -> bool:
+    """Lesson 15: the Dice score of two masks of zeros and ones in float16, of any size."""
+
+    def masks(size: int, first: slice, second: slice) -> tuple[np.ndarray, np.ndarray]:
+        both = np.zeros((2, size * size), dtype=np.float16)
+        both[0, first] = both[1, second] = 1
+        return both[0].reshape(size, size), both[1].reshape(size, size)
+
+    none, everything = slice(0), slice(None)
+    # By what is shown of them: the masks, what is right, a hint.
+    pairs = {
+        "8 x 8, the same 4 pixels": (
+            masks(8, slice(4), slice(4)),
+            1.0,
+            "The same masks: twice the common pixels over both.",
+        ),
+        "8 x 8, 4 pixels and 4, 1 of them common": (
+            masks(8, slice(4), slice(3, 7)),
+            0.25,
+            "2 x 1 over 4 + 4. No pixel counts that is in neither, and none counts twice below.",
+        ),
+        "8 x 8, 4 pixels and 1 of them": (
+            masks(8, slice(4), slice(1)),
+            0.4,
+            "2 x 1 over 4 + 1: both sizes count.",
+        ),
+        "8 x 8, 4 pixels and none": (
+            masks(8, slice(4), none),
+            0.0,
+            "Nothing is common, and only one mask is empty.",
+        ),
+        "8 x 8, none and none": (
+            masks(8, none, none),
+            1.0,
+            "Of two empty masks it is 1, by definition, not 0 / 0.",
+        ),
+        "64 x 64, 4096 pixels and 2048 of them": (
+            masks(64, everything, slice(2048)),
+            2 / 3,
+            "A running sum in fp16 stalls at 2048. Add up in a wider format.",
+        ),
+        "64 x 64, 2049 pixels and 1 of them": (
+            masks(64, slice(2049), slice(1)),
+            2 / 2050,
+            "fp16 has no 2049: the sum, or what was made of it, has been rounded to fp16.",
+        ),
+        "512 x 512, all and all": (
+            masks(512, everything, everything),
+            1.0,
+            "262144 pixels are more than 65504: does a sum overflow?",
+        ),
+        "512 x 512, all and a quarter of them": (
+            masks(512, everything, slice(2**16)),
+            0.4,
+            "65536 of 262144 pixels are common: is anything cut to 65504?",
+        ),
+        "512 x 512, one pixel and the same": (
+            masks(512, slice(1), slice(1)),
+            1.0,
+            "One pixel of many is a class as well.",
+        ),
+    }
+    cases = [((name,), expected, hint) for name, (_, expected, hint) in pairs.items()]
+    praise = "Right: counts of pixels are no numbers for fp16, and their ratio is."
+    with np.errstate(all="ignore"):
+        return _judge("dice", lambda name: function(*pairs[name][0]), cases, NUMBER, praise)
+
+
+def check_int8_grid(function: Callable[[float, float], tuple[float, int]]) -> bool:
+    """Lesson 16: scale and zero point of the int8 grid that holds a range, and 0 exactly."""
+    cases = [
+        (
+            (-128.0, 127.0),
+            (1.0, 0),
+            "These are int8's own numbers: 256 of them have 255 steps of 1 between them, and the "
+            "smallest is q = -128 (not 0, as of uint8), so that q = 0 stands for 0.",
+        ),
+        ((-51.0, 204.0), (1.0, -77), "Here -51 is q = -128, and 0 is 51 steps further on."),
+        (
+            (-50.0, 460.0),
+            (2.0, -103),
+            "Steps of 2: from -50 to 0 there are 25 of them. A zero point counts steps.",
+        ),
+        (
+            (-100.25, 154.75),
+            (1.0, -28),
+            "-128 + 100.25 is -27.75, which is no integer: then 0 would not be on the grid. The "
+            "nearest is -28.",
+        ),
+        ((-100.75, 154.25), (1.0, -27), "Round to the nearest: of -27.25 that is -27."),
+        ((51.0, 510.0), (2.0, -128), "All values are above 0: let the range begin at 0 then."),
+        ((-510.0, -51.0), (2.0, 127), "All values are below 0: let the range end at 0 then."),
+    ]
+    praise = "Right: 255 steps from end to end, and 0 on one of them."
+    return _judge("int8_grid", function, cases, PAIR, praise)
+
+
+def check_shared_exponent(function: Callable[[list[float], int], float]) -> bool:
+    """Lesson 17: the exponent of the scale that a block of an MX format shares."""
+    cases = [
+        (([4.0, 1.0, 0.5], 0), 2, "The largest number is 4 = 2^2, and emax is 0: 2 - 0."),
+        (
+            ([4.0, 1.0, 0.5], 2),
+            0,
+            "E2M1 holds numbers of exponent 2 itself (its emax), so a block whose largest number "
+            "has exponent 2 needs no scale: subtract emax.",
+        ),
+        (
+            ([7.0, 0.1], 2),
+            0,
+            "7 lies between 4 = 2^2 and 8 = 2^3. The specification rounds log2 down, even where "
+            "the largest number, 7, is then cut to 6.",
+        ),
+        (([-448.0, 3.0], 8), 0, "Magnitudes count: -448 is the largest here, of exponent 8."),
+        (
+            ([0.01, 0.003], 8),
+            -15,
+            "0.01 lies between 2^-7 and 2^-6. Down is toward -7, also for negative exponents; "
+            "int() cuts toward zero. And -7 - 8 is -15.",
+        ),
+        (
+            ([0.0, 0.0], 2),
+            -127,
+            "A block of zeros has no logarithm. Any scale would do; here it is the smallest, -127.",
+        ),
+        (
+            ([2.0**-123, 0.0], 8),
+            -127,
+            "-123 - 8 is -131, which E8M0 does not have: it ends at -127.",
+        ),
+    ]
+    praise = "Right: the largest magnitude gets the element format's largest exponent."
+    return _judge("shared_exponent", function, cases, NUMBER, praise)
+
+
+def check_diagnosis(function: Callable[[dict[str, float]], str]) -> bool:
+    """Lesson 18: what a training suffers from, by its counts."""
+    well = {
+        "born_forward": 0, "born_backward": 0, "skipped": 0, "clipped_at": 1.0,
+        "gradients": 1000, "gradients_zero": 0, "gradients_flushed": 0,
+        "updates": 1000, "updates_zero": 0, "updates_swamped": 0,
+    }  # fmt: skip
+
+    def patient(**changes: float) -> tuple[dict[str, float]]:
+        return ({**well, **changes},)
+
+    cases = [
+        (patient(), "well", "Nothing at all is wrong here."),
+        (
+            patient(born_forward=3, born_backward=9, skipped=60),
+            "forward",
+            "An infinity on the way forward comes first, whatever else there is.",
+        ),
+        (
+            patient(born_backward=9, skipped=5),
+            "well",
+            "Gradients that overflow in steps which are skipped are how a scaler finds its scale.",
+        ),
+        (patient(clipped_at=65536.0), "order", "Clipped with a loss scale of 65536 in them."),
+        (
+            patient(gradients_flushed=200),
+            "underflow",
+            "200 of 1000 gradients were flushed, four times the limit.",
+        ),
+        (
+            patient(gradients_zero=700, gradients_flushed=3),
+            "well",
+            "700 gradients were zero before rounding, behind a ReLU, say: these are not lost. 3 "
+            "of the 300 others are, 1 %.",
+        ),
+        (
+            patient(gradients_zero=900, gradients_flushed=20),
+            "underflow",
+            "20 gradients were flushed of the 100 that were not zero before: 20 %, not 2 %.",
+        ),
+        (
+            patient(updates_swamped=500),
+            "swamped",
+            "Half of the updates left their weight as it was.",
+        ),
+        (
+            patient(updates_zero=980, updates_swamped=10),
+            "swamped",
+            "Zero updates have nothing to lose. Of the 20 others 10 were swamped: 50 %, not 1 %.",
+        ),
+        (
+            patient(gradients_flushed=30, updates_swamped=150),
+            "well",
+            "3 % flushed and 15 % swamped are below the limits, 5 % and 20 %.",
+        ),
+        (
+            patient(clipped_at=65536.0, updates_swamped=900),
+            "order",
+            "Clipping so hard makes updates too small to count: swamping is the symptom here. The "
+            "rules are tried in their order.",
+        ),
+        (
+            patient(gradients_flushed=300, updates_swamped=300),
+            "underflow",
+            "Gradients come before the updates that are made of them: try underflow first.",
+        ),
+    ]
+    praise = "Right: causes before symptoms, and shares of what could be lost at all."
+    words = ("forward", "order", "underflow", "swamped", "well")
+    return _judge("diagnosis", function, cases, words, praise)

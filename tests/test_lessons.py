@@ -67,6 +67,14 @@ def test_the_syllabus_has_every_lesson_with_its_title_and_picture():
             assert (LESSONS / "".join(link)).exists(), link
 
 
+def test_an_answer_that_raises_gets_the_hint_too(capsys):
+    assert not checks.check_round_even(lambda x, s: 1 / 0)
+    said = capsys.readouterr().out
+    assert "round_even(" in said
+    assert "raises ZeroDivisionError: division by zero" in said
+    assert len(said.splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
@@ -88,6 +96,28 @@ def test_wrong_answers_of_lesson_01_get_the_right_hint(answer, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
+def binade(x):
+    return 2.0 ** np.floor(np.log2(x))
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda x, f: ..., "Not written yet"),
+        (lambda x, f: None, "should be one number"),
+        (lambda x, f: 2.0**-11, "called eps"),
+        (lambda x, f: x * f.eps, "not the number"),
+        (lambda x, f: f.eps, "It doubles"),
+        (lambda x, f: binade(x) * 2.0**-10, "Is 2^-10 built in"),
+        (lambda x, f: binade(x) * f.eps, "never below fmt.emin"),
+        (lambda x, f: max(binade(x) * f.eps, 2.0**-24) if f is not fs.E4M3 else 8.0, "E4M3 has 4"),
+    ],
+)
+def test_wrong_answers_of_lesson_02_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_spacing(answer)
+    assert hint in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
@@ -106,14 +136,6 @@ def test_wrong_answers_of_lesson_01_get_the_right_hint(answer, hint, capsys):
 def test_wrong_answers_of_lesson_03_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_round_even(answer)
     assert hint in capsys.readouterr().out
-
-
-def test_an_answer_that_raises_gets_the_hint_too(capsys):
-    assert not checks.check_round_even(lambda x, s: 1 / 0)
-    said = capsys.readouterr().out
-    assert "round_even(" in said
-    assert "raises ZeroDivisionError: division by zero" in said
-    assert len(said.splitlines()) == 2
 
 
 def fate_by_limits(largest, normal, smallest):
@@ -150,28 +172,6 @@ RIGHT = fate_by_limits(65520 - 1e-9, 2.0**-14 * (1 - 2.0**-11), 2.0**-25 * (1 + 
 )
 def test_wrong_answers_of_lesson_04_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_fate(answer)
-    assert hint in capsys.readouterr().out
-
-
-def binade(x):
-    return 2.0 ** np.floor(np.log2(x))
-
-
-@pytest.mark.parametrize(
-    ("answer", "hint"),
-    [
-        (lambda x, f: ..., "Not written yet"),
-        (lambda x, f: None, "should be one number"),
-        (lambda x, f: 2.0**-11, "called eps"),
-        (lambda x, f: x * f.eps, "not the number"),
-        (lambda x, f: f.eps, "It doubles"),
-        (lambda x, f: binade(x) * 2.0**-10, "Is 2^-10 built in"),
-        (lambda x, f: binade(x) * f.eps, "never below fmt.emin"),
-        (lambda x, f: max(binade(x) * f.eps, 2.0**-24) if f is not fs.E4M3 else 8.0, "E4M3 has 4"),
-    ],
-)
-def test_wrong_answers_of_lesson_02_get_the_right_hint(answer, hint, capsys):
-    assert not checks.check_spacing(answer)
     assert hint in capsys.readouterr().out
 
 
@@ -215,6 +215,75 @@ def half(x):
 )
 def test_wrong_answers_of_lesson_06_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_master_step(answer)
+    assert hint in capsys.readouterr().out
+
+
+def below(edge, sign=1):
+    return lambda counts, k: sum(n for e, n in counts.items() if e + sign * k < edge)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda counts, k: ..., "Not written yet"),
+        (lambda counts, k: None, "one number"),
+        (lambda counts, k: sum(counts.values()), "are safe"),
+        (lambda counts, k: sum(e + k < -25 for e in counts), "not bins"),
+        (below(-14), "but no zero"),
+        (below(-24), "is nearer than 0"),
+        (below(-26), "nearer to 0"),
+        (below(-25, sign=-1), "makes them larger"),
+        (lambda counts, k: below(-25)(counts, max(k, 0)), "makes them smaller"),
+    ],
+)
+def test_wrong_answers_of_lesson_07_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_flushed(answer)
+    assert hint in capsys.readouterr().out
+
+
+def window(
+    edge=-25,
+    limit=65504.0,
+    size=lambda exponent, number: number * 2.0**exponent,
+    may_go=lambda gone, bound: gone <= bound,
+    near=np.floor,
+):
+    """The right answer, with some wrong ones."""
+
+    def answer(counts, largest, bound, headroom):
+        sizes = {e: size(e, number) for e, number in counts.items()}
+
+        def gone(k):
+            return sum(s for e, s in sizes.items() if e + k < edge) / sum(sizes.values())
+
+        lowest = next(k for k in range(-200, 200) if may_go(gone(k), bound))
+        return lowest, int(near(np.log2(limit / largest))) - headroom
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda *_: (..., ...), "Not written yet"),
+        (lambda *_: None, "two numbers"),
+        (lambda *given: window()(*given)[::-1], "First the smallest k"),
+        (window(edge=-24), "safe from exponent -25 on"),
+        (lambda *given: (max(window()(*given)[0], 0), window()(*given)[1]), "may be below 1"),
+        (window(size=lambda e, number: number), "number of values"),
+        (window(size=lambda e, number: 2.0**e), "more than 0.2"),
+        (window(may_go=lambda gone, bound: gone < max(bound, 1e-9)), "'at most'"),
+        (lambda c, g, b, h: window()(c, g, 0.0, h), "'at most'"),
+        (window(may_go=lambda gone, bound: gone <= max(bound, 0.25)), "more than 0.2"),
+        (window(near=np.rint), "81920"),
+        (lambda c, g, b, h: window()(c, max(g, 1.0), b, h), "leave room"),
+        (window(limit=2.0**16), "not at 2^16"),
+        (lambda c, g, b, h: window()(c, g, b, 0), "lowers the ceiling"),
+        (lambda c, g, b, h: window()(c, g, b, -h), "lowers the ceiling"),
+    ],
+)
+def test_wrong_answers_of_lesson_08_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_window(answer)
     assert hint in capsys.readouterr().out
 
 
@@ -281,29 +350,6 @@ def test_wrong_answers_of_lesson_10_get_the_right_hint(answer, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
-def below(edge, sign=1):
-    return lambda counts, k: sum(n for e, n in counts.items() if e + sign * k < edge)
-
-
-@pytest.mark.parametrize(
-    ("answer", "hint"),
-    [
-        (lambda counts, k: ..., "Not written yet"),
-        (lambda counts, k: None, "one number"),
-        (lambda counts, k: sum(counts.values()), "are safe"),
-        (lambda counts, k: sum(e + k < -25 for e in counts), "not bins"),
-        (below(-14), "but no zero"),
-        (below(-24), "is nearer than 0"),
-        (below(-26), "nearer to 0"),
-        (below(-25, sign=-1), "makes them larger"),
-        (lambda counts, k: below(-25)(counts, max(k, 0)), "makes them smaller"),
-    ],
-)
-def test_wrong_answers_of_lesson_07_get_the_right_hint(answer, hint, capsys):
-    assert not checks.check_flushed(answer)
-    assert hint in capsys.readouterr().out
-
-
 def bill(wide=4, low=2, **per_parameter):
     known = {"fp32": 16, "amp": 18, "O2": 16, "O3": 12} | per_parameter
     return lambda p, a, policy: p * known[policy] + a * (wide if policy == "fp32" else low)
@@ -354,6 +400,142 @@ def roofline(size32, size16, meets):
 )
 def test_wrong_answers_of_lesson_12_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_speedup(answer)
+    assert hint in capsys.readouterr().out
+
+
+def by_steps(before=1.0, after=1.0):
+    """Attention scores, with what is divided before and after the product in terms of √d."""
+    return lambda q, k: (
+        (q / q.shape[1] ** (before / 2)) @ k.transpose(1, 0) / q.shape[1] ** (after / 2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda q, k: ..., "Not written yet"),
+        (lambda q, k: None, "should be a Tensor in fp16"),
+        (lambda q, k: fs.Tensor(q.numpy() @ k.numpy().T / 8), "should be a Tensor in fp16"),
+        (lambda q, k: (q / 8) @ k.transpose(1, 0) * np.ones(1), "should be a Tensor in fp16"),
+        (by_steps(0, 0), "that is divided by the root of 64"),
+        (by_steps(1, 1), "that is divided by the root of 64"),
+        (lambda q, k: (q / 8) @ k.transpose(1, 0), "Is 8 built in"),
+        (by_steps(0, 1), "What can be made smaller before"),
+        (by_steps(0.5, 0.5), "What can be made smaller before"),
+        (lambda q, k: (q / 8) @ k.transpose(1, 0) / (q.shape[1] ** 0.5 / 8), "all of the division"),
+        (by_steps(2, -1), "0.0005 / 8 is a normal number"),
+        (lambda q, k: q @ (k / q.shape[1]).transpose(1, 0) * q.shape[1] ** 0.5, "0.0005 / 8"),
+    ],
+)
+def test_wrong_answers_of_lesson_13_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_scores(answer)
+    assert hint in capsys.readouterr().out
+
+
+def overlap(divisor, sides=F.relu, union=lambda areas, shared: areas - shared):
+    """IoU in the formats of Tensors, with coordinates divided first."""
+
+    def iou(a, b):
+        a, b = a / divisor, b / divisor
+        width = sides(F.minimum(a[2], b[2]) - F.maximum(a[0], b[0]))
+        height = sides(F.minimum(a[3], b[3]) - F.maximum(a[1], b[1]))
+        areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+        return width * height / union(areas[0] + areas[1], width * height)
+
+    return iou
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda a, b: ..., "Not written yet"),
+        (lambda a, b: None, "should be a Tensor of one value"),
+        (lambda a, b: 1.0, "should be a Tensor of one value"),
+        (lambda a, b: overlap(1)(*(fs.Tensor(x.numpy()) for x in (a, b))), "in fp16"),
+        (lambda a, b: a[0] + 2, "1 with itself"),
+        (overlap(1, union=lambda areas, shared: areas / 2), "counts once"),
+        (overlap(1, sides=lambda x: x), "negative sides"),
+        (overlap(1), "their sum does not"),
+        (overlap(2), "1.8 million"),
+        (overlap(8), "The whole image"),
+        (overlap(2048), "is subnormal"),
+        (overlap(10), "Far from the origin"),
+    ],
+)
+def test_wrong_answers_of_lesson_14_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_iou(answer)
+    assert hint in capsys.readouterr().out
+
+
+def dice_by(total, empty=1.0):
+    def answer(truth, prediction):
+        sizes = total(truth) + total(prediction)
+        return 2 * total(truth * prediction) / sizes if sizes else empty
+
+    return answer
+
+
+def pixels(mask):
+    return mask.sum(dtype=np.float64)
+
+
+RIGHT_DICE = dice_by(pixels)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda t, p: ..., "Not written yet"),
+        (lambda t, p: None, "one number"),
+        (lambda t, p: t * p, "one number"),
+        (lambda t, p: RIGHT_DICE(t, p) / 2, "The same masks"),
+        (lambda t, p: float((t == p).mean()), "that is in neither"),
+        (lambda t, p: RIGHT_DICE(t, p) / (2 - RIGHT_DICE(t, p)), "none counts twice"),
+        (lambda t, p: (t * p).sum() / t.sum(), "both sizes count"),
+        (lambda t, p: RIGHT_DICE(t, p) if p.any() else 1.0, "only one mask is empty"),
+        (dice_by(pixels, empty=np.nan), "by definition"),
+        (dice_by(lambda mask: fs.sum(mask, accumulator="fp16")), "stalls at 2048"),
+        (dice_by(np.sum), "has no 2049"),
+        (dice_by(np.mean), "rounded to fp16"),
+        (dice_by(lambda mask: pixels(mask) if mask.size < 2**18 else np.sum(mask)), "overflow?"),
+        (dice_by(lambda mask: min(pixels(mask), 65504.0)), "cut to 65504"),
+        (lambda t, p: RIGHT_DICE(t, p) if t.size < 100 or t.sum() > 9 else 0.0, "as well"),
+    ],
+)
+def test_wrong_answers_of_lesson_15_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_dice(answer)
+    assert hint in capsys.readouterr().out
+
+
+def int8(first=-128, steps=255, rounded=round, begin=0.0, end=0.0, counted=True):
+    def answer(low, high):
+        low, high = min(low, begin), max(high, end)
+        scale = (high - low) / steps
+        return scale, rounded(first - low / (scale if counted else 1))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda low, high: (..., ...), "Not written yet"),
+        (lambda low, high: None, "should be two numbers"),
+        (lambda low, high: (high - low) / 255, "should be two numbers"),
+        (int8(first=0), "not 0, as of uint8"),
+        (int8(steps=256), "255 steps"),
+        (lambda low, high: (max(-low, high) / 127, 0), "int8's own numbers"),
+        (lambda low, high: ((high - low) / 255, 0), "51 steps further on"),
+        (int8(counted=False), "counts steps"),
+        (int8(rounded=lambda z: z), "no integer"),
+        (int8(rounded=int), "The nearest is -28"),
+        (int8(rounded=np.floor), "of -27.25"),
+        (int8(begin=np.inf, end=-np.inf), "begin at 0"),
+        (int8(end=-np.inf), "end at 0"),
+    ],
+)
+def test_wrong_answers_of_lesson_16_get_the_right_hint(answer, hint, capsys):
+    assert not checks.check_int8_grid(answer)
     assert hint in capsys.readouterr().out
 
 
@@ -432,186 +614,4 @@ def doctor(
 )
 def test_wrong_answers_of_lesson_18_get_the_right_hint(answer, hint, capsys):
     assert not checks.check_diagnosis(answer)
-    assert hint in capsys.readouterr().out
-
-
-def int8(first=-128, steps=255, rounded=round, begin=0.0, end=0.0, counted=True):
-    def answer(low, high):
-        low, high = min(low, begin), max(high, end)
-        scale = (high - low) / steps
-        return scale, rounded(first - low / (scale if counted else 1))
-
-    return answer
-
-
-@pytest.mark.parametrize(
-    ("answer", "hint"),
-    [
-        (lambda low, high: (..., ...), "Not written yet"),
-        (lambda low, high: None, "should be two numbers"),
-        (lambda low, high: (high - low) / 255, "should be two numbers"),
-        (int8(first=0), "not 0, as of uint8"),
-        (int8(steps=256), "255 steps"),
-        (lambda low, high: (max(-low, high) / 127, 0), "int8's own numbers"),
-        (lambda low, high: ((high - low) / 255, 0), "51 steps further on"),
-        (int8(counted=False), "counts steps"),
-        (int8(rounded=lambda z: z), "no integer"),
-        (int8(rounded=int), "The nearest is -28"),
-        (int8(rounded=np.floor), "of -27.25"),
-        (int8(begin=np.inf, end=-np.inf), "begin at 0"),
-        (int8(end=-np.inf), "end at 0"),
-    ],
-)
-def test_wrong_answers_of_lesson_16_get_the_right_hint(answer, hint, capsys):
-    assert not checks.check_int8_grid(answer)
-    assert hint in capsys.readouterr().out
-
-
-def window(
-    edge=-25,
-    limit=65504.0,
-    size=lambda exponent, number: number * 2.0**exponent,
-    may_go=lambda gone, bound: gone <= bound,
-    near=np.floor,
-):
-    """The right answer, with some wrong ones."""
-
-    def answer(counts, largest, bound, headroom):
-        sizes = {e: size(e, number) for e, number in counts.items()}
-
-        def gone(k):
-            return sum(s for e, s in sizes.items() if e + k < edge) / sum(sizes.values())
-
-        lowest = next(k for k in range(-200, 200) if may_go(gone(k), bound))
-        return lowest, int(near(np.log2(limit / largest))) - headroom
-
-    return answer
-
-
-@pytest.mark.parametrize(
-    ("answer", "hint"),
-    [
-        (lambda *_: (..., ...), "Not written yet"),
-        (lambda *_: None, "two numbers"),
-        (lambda *given: window()(*given)[::-1], "First the smallest k"),
-        (window(edge=-24), "safe from exponent -25 on"),
-        (lambda *given: (max(window()(*given)[0], 0), window()(*given)[1]), "may be below 1"),
-        (window(size=lambda e, number: number), "number of values"),
-        (window(size=lambda e, number: 2.0**e), "more than 0.2"),
-        (window(may_go=lambda gone, bound: gone < max(bound, 1e-9)), "'at most'"),
-        (lambda c, g, b, h: window()(c, g, 0.0, h), "'at most'"),
-        (window(may_go=lambda gone, bound: gone <= max(bound, 0.25)), "more than 0.2"),
-        (window(near=np.rint), "81920"),
-        (lambda c, g, b, h: window()(c, max(g, 1.0), b, h), "leave room"),
-        (window(limit=2.0**16), "not at 2^16"),
-        (lambda c, g, b, h: window()(c, g, b, 0), "lowers the ceiling"),
-        (lambda c, g, b, h: window()(c, g, b, -h), "lowers the ceiling"),
-    ],
-)
-def test_wrong_answers_of_lesson_08_get_the_right_hint(answer, hint, capsys):
-    assert not checks.check_window(answer)
-    assert hint in capsys.readouterr().out
-
-
-def dice_by(total, empty=1.0):
-    def answer(truth, prediction):
-        sizes = total(truth) + total(prediction)
-        return 2 * total(truth * prediction) / sizes if sizes else empty
-
-    return answer
-
-
-def pixels(mask):
-    return mask.sum(dtype=np.float64)
-
-
-RIGHT_DICE = dice_by(pixels)
-
-
-@pytest.mark.parametrize(
-    ("answer", "hint"),
-    [
-        (lambda t, p: ..., "Not written yet"),
-        (lambda t, p: None, "one number"),
-        (lambda t, p: t * p, "one number"),
-        (lambda t, p: RIGHT_DICE(t, p) / 2, "The same masks"),
-        (lambda t, p: float((t == p).mean()), "that is in neither"),
-        (lambda t, p: RIGHT_DICE(t, p) / (2 - RIGHT_DICE(t, p)), "none counts twice"),
-        (lambda t, p: (t * p).sum() / t.sum(), "both sizes count"),
-        (lambda t, p: RIGHT_DICE(t, p) if p.any() else 1.0, "only one mask is empty"),
-        (dice_by(pixels, empty=np.nan), "by definition"),
-        (dice_by(lambda mask: fs.sum(mask, accumulator="fp16")), "stalls at 2048"),
-        (dice_by(np.sum), "has no 2049"),
-        (dice_by(np.mean), "rounded to fp16"),
-        (dice_by(lambda mask: pixels(mask) if mask.size < 2**18 else np.sum(mask)), "overflow?"),
-        (dice_by(lambda mask: min(pixels(mask), 65504.0)), "cut to 65504"),
-        (lambda t, p: RIGHT_DICE(t, p) if t.size < 100 or t.sum() > 9 else 0.0, "as well"),
-    ],
-)
-def test_wrong_answers_of_lesson_15_get_the_right_hint(answer, hint, capsys):
-    assert not checks.check_dice(answer)
-    assert hint in capsys.readouterr().out
-
-
-def by_steps(before=1.0, after=1.0):
-    """Attention scores, with what is divided before and after the product in terms of √d."""
-    return lambda q, k: (
-        (q / q.shape[1] ** (before / 2)) @ k.transpose(1, 0) / q.shape[1] ** (after / 2)
-    )
-
-
-@pytest.mark.parametrize(
-    ("answer", "hint"),
-    [
-        (lambda q, k: ..., "Not written yet"),
-        (lambda q, k: None, "should be a Tensor in fp16"),
-        (lambda q, k: fs.Tensor(q.numpy() @ k.numpy().T / 8), "should be a Tensor in fp16"),
-        (lambda q, k: (q / 8) @ k.transpose(1, 0) * np.ones(1), "should be a Tensor in fp16"),
-        (by_steps(0, 0), "that is divided by the root of 64"),
-        (by_steps(1, 1), "that is divided by the root of 64"),
-        (lambda q, k: (q / 8) @ k.transpose(1, 0), "Is 8 built in"),
-        (by_steps(0, 1), "What can be made smaller before"),
-        (by_steps(0.5, 0.5), "What can be made smaller before"),
-        (lambda q, k: (q / 8) @ k.transpose(1, 0) / (q.shape[1] ** 0.5 / 8), "all of the division"),
-        (by_steps(2, -1), "0.0005 / 8 is a normal number"),
-        (lambda q, k: q @ (k / q.shape[1]).transpose(1, 0) * q.shape[1] ** 0.5, "0.0005 / 8"),
-    ],
-)
-def test_wrong_answers_of_lesson_13_get_the_right_hint(answer, hint, capsys):
-    assert not checks.check_scores(answer)
-    assert hint in capsys.readouterr().out
-
-
-def overlap(divisor, sides=F.relu, union=lambda areas, shared: areas - shared):
-    """IoU in the formats of Tensors, with coordinates divided first."""
-
-    def iou(a, b):
-        a, b = a / divisor, b / divisor
-        width = sides(F.minimum(a[2], b[2]) - F.maximum(a[0], b[0]))
-        height = sides(F.minimum(a[3], b[3]) - F.maximum(a[1], b[1]))
-        areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-        return width * height / union(areas[0] + areas[1], width * height)
-
-    return iou
-
-
-@pytest.mark.parametrize(
-    ("answer", "hint"),
-    [
-        (lambda a, b: ..., "Not written yet"),
-        (lambda a, b: None, "should be a Tensor of one value"),
-        (lambda a, b: 1.0, "should be a Tensor of one value"),
-        (lambda a, b: overlap(1)(*(fs.Tensor(x.numpy()) for x in (a, b))), "in fp16"),
-        (lambda a, b: a[0] + 2, "1 with itself"),
-        (overlap(1, union=lambda areas, shared: areas / 2), "counts once"),
-        (overlap(1, sides=lambda x: x), "negative sides"),
-        (overlap(1), "their sum does not"),
-        (overlap(2), "1.8 million"),
-        (overlap(8), "The whole image"),
-        (overlap(2048), "is subnormal"),
-        (overlap(10), "Far from the origin"),
-    ],
-)
-def test_wrong_answers_of_lesson_14_get_the_right_hint(answer, hint, capsys):
-    assert not checks.check_iou(answer)
     assert hint in capsys.readouterr().out
