@@ -108,12 +108,12 @@ def _make(source: Source, out: Path) -> str:
             text=True,
             check=False,
         )
-        if done.returncode:
-            return f"{source.command} ended with code {done.returncode}:\n{done.stderr}"
+        # Whatever its exit code is: the doctor's says whether something is wrong.
         made = [Path(folder) / "figures" / (source.name + ending) for ending in ENDINGS]
         missing = [path.name for path in made if not path.exists()]
         if missing:
-            return f"{source.command} did not write {', '.join(missing)}"
+            code = f"ended with code {done.returncode} and did not write"
+            return f"{source.command} {code} {', '.join(missing)}\n{done.stderr}"
         for path in made:
             temporary = out / f".{path.name}"
             shutil.copyfile(path, temporary)
