@@ -33,11 +33,11 @@ FIGURES = Path(TEMPORARY.name if FAST else "figures")
 # %% [markdown]
 # ## Three lists
 #
-# Weights and inputs are fp32. Inside `fs.autocast("fp16")`, and in PyTorch's, every operation is on
-# one of three lists.
+# Weights and the input x are fp32. Inside `fs.autocast("fp16")`, and in PyTorch's, every operation
+# is on one of three lists: fp16, fp32, or what it is given.
 #
-# **Predict:** the format of each result: linear, ReLU, layer norm, softmax, mean, x + y, sum, the
-# loss?
+# **Predict:** the format of y = linear(x), and then of the ReLU, layer norm, softmax, exp, mean and
+# sum of y, of y + y, y + x, and of a loss?
 
 # %%
 x = fs.Tensor(np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32))
@@ -56,8 +56,9 @@ for name, result in results.items():
 # %% [markdown]
 # Products run in fp16: they are what is fast there, and they add in fp32 inside. What
 # exponentiates, sums or divides by small numbers runs in fp32. The rest runs in what it is given,
-# and of two formats in the wider one: y + x is fp32, as x never went through a product. (`fp16sim
-# primitives` prints the lists. The mean is a surprise: PyTorch leaves it off them, and sum is on.)
+# and of two formats in the wider one: y + x is fp32, as x never went through a product. (The mean
+# is a surprise: PyTorch leaves it off its lists, and sum is on. `fp16sim primitives` prints them;
+# "first", which only batch norm has, is the format of the first input.)
 #
 # ## What the second list is for
 #
@@ -74,8 +75,7 @@ def low(values):
 
 rng = np.random.default_rng(0)
 activations = low(300 + 5 * rng.standard_normal((1, 64)))
-difference = activations - 0.0
-squares = (difference * difference).mean()
+squares = (activations * activations).mean()
 mean = activations.mean()
 print(f"step by step in fp16: mean of squares {squares.item():g}", end=", ")
 print(f"less the squared mean {(squares - mean * mean).item():g}", end="; ")
@@ -87,16 +87,17 @@ print(f"10000 equal probabilities: {p.numpy()[0]:.4g} each, together {p.numpy().
 
 # %% [markdown]
 # Squares of 300 overflow before anybody averages them: that is why norms are *one* operation whose
-# inside is fp32. Sums end at 65504. Probabilities of many classes run into the subnormal range;
-# with 10 000 classes all of them are wrong in the same direction.
+# inside is fp32. Sums end at 65504, even if they are added in fp32, as this one was, and rounded
+# once. Equal probabilities of 10 000 classes are all wrong in the same direction; of more than
+# 16 384 they are subnormal.
 #
 # ## Masks
 #
 # An attention must not look ahead: scores of later words get -10^9 added before the softmax, "minus
 # infinity for all practical purposes". In fp16 there is no 10^9.
 #
-# **Predict:** the softmax of scores in fp16 with such a mask, if one word may look at three others,
-# at none?
+# **Predict:** the softmax of three scores in fp16 with such a mask, for a word that may look at two
+# of three others, and for one that may look at none?
 
 # %%
 scores = low([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
@@ -110,9 +111,10 @@ for value in (-1e9, -60000.0, -1e4):
 
 # %% [markdown]
 # -10^9 becomes -inf. Where something is left to look at, that is even right; where nothing is, all
-# scores are -inf, and -inf minus the largest score, -inf, is NaN. Smaller masks give no NaN; the
-# scores drown in them, as numbers near 60000 are 32 apart, and near 10000 still 8. Best is not to
-# add a mask at all: `F.scaled_dot_product_attention(..., is_causal=True)` knows who may look.
+# scores are -inf, and -inf minus the largest score (lesson 04), -inf, is NaN. Smaller masks give no
+# NaN; the scores drown in them, as numbers near 60000 are 32 apart, near 10000 still 8, and all
+# three count alike. Best is not to add a mask: `F.scaled_dot_product_attention(...,
+# is_causal=True)` knows who may look.
 #
 # ## And a whole network?
 #
@@ -149,14 +151,15 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "10_autocast"))
 
 # %% [markdown]
-# A network as small as this survives even "all fp16", with some thirty times the noise. The lists
-# are not there for the average case. They are there so that nobody has to find out for each network
-# which squares overflow, which sums end and which mask is -inf.
+# A network as small as this survives even "all fp16", at some thirty times autocast's distance from
+# fp32 (medians). The lists are not there for the average case. They are there so that nobody has to
+# find out for each network which squares overflow, which sums end and which mask is -inf.
 #
 # ## Exercise
 #
 # Sort operations onto the lists: return "low" for what runs in fp16, "wide" for what runs in fp32,
-# and "any" for what runs in what it is given. A solution is in `solutions/10_autocast.py`.
+# and "any" for what runs in what it is given. Names are those that `fp16sim primitives` prints. A
+# solution is in `solutions/10_autocast.py`.
 
 
 # %%

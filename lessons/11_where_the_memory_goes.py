@@ -68,10 +68,10 @@ def show(name):
 found = {"mlp": show("mlp")}
 
 # %% [markdown]
-# (amp: fp32 weights, fp16 products, as PyTorch. O2: fp16 weights with fp32 masters. O3: all fp16.
-# The bytes are those of a machine that stores fp16 in two; they are counted, on the tape.) For a
-# network as small as this the weights and what belongs to them are nearly all, and amp *costs*
-# memory.
+# (amp: fp32 weights, fp16 products, as PyTorch. O2: fp16 weights with fp32 masters. O3: all fp16,
+# except Adam's moments. The bytes are those of a machine that stores fp16 in two; they are counted,
+# on the *tape*, the record that the backward pass reads.) For a network as small as this the
+# weights and what belongs to them are nearly all, and amp *costs* memory.
 #
 # Now networks whose activations matter.
 #
@@ -99,16 +99,19 @@ print("Figure:", *plots.save(figure, FIGURES, "11_where_the_memory_goes"))
 
 # %% [markdown]
 # In the GPT the activations shrink, but not to half: layer norms and the loss keep fp32. In the
-# U-Net they do not shrink at all. Its group norms run in fp32, the ReLU after each of them keeps
-# what it was given, and the convolution that follows keeps an fp16 copy of the same values. O2,
-# which runs whole networks in fp16, halves them. A network without norms, or with norms that return
-# fp16 (batch norm), gets its half from amp as well. Ask the tape, not the rule of thumb: `fp16sim
-# memory`.
+# U-Net they grow. Its group norms run in fp32, the ReLU after each of them keeps what it was given,
+# and the convolution that follows keeps an fp16 copy of the same values. O2, which runs nearly all
+# of a network in fp16, nearly halves them. A network without norms (the first one here), or with
+# norms that return fp16 (batch norm: `fp16sim memory cnn`), gets its half from amp as well. Ask the
+# tape, not the rule of thumb: `fp16sim memory`.
 #
 # ## The batch that fits
 #
-# **Predict:** in how many gigabytes of activations a batch fits is a line. With 1 GiB: how many
-# windows of text fit into the GPT's step in fp32, with amp, with O2?
+# Twice the batch, twice the activations; the rest stays. (What counts is the step's peak, early on
+# the way back, when there are gradients as well: a few per cent more.)
+#
+# **Predict:** how many windows of text fit into 1 GiB, a step of the GPT in fp32, with amp, with
+# O2? And does amp fit more images into the U-Net's?
 
 # %%
 for name in ("gpt", "unet"):
@@ -132,9 +135,9 @@ for policy, size in PER_PARAMETER.items():
 
 # %% [markdown]
 # Mixed precision does not make models smaller while they are trained: Adam's 8 bytes and the fp32
-# weight are what they were. (A paper on training giants, ZeRO, counts the same 16 bytes for O2.)
-# What halves is what is passed on: activations, gradients between machines, and the weights of a
-# model that is only *used*.
+# weight are what they were. (ZeRO, a paper on training giants, counts the same 16 bytes for O2. O3
+# takes 12, and loses updates: lesson 06.) What halves is activations, where norms let them; under
+# O2 gradients, too; and the weights of a model that is only *used*.
 #
 # ## Exercise
 #

@@ -69,8 +69,9 @@ print(f"weights that differ:   {(emulated != native).sum()} of {emulated.size}")
 # ## Two numbers of an operation
 #
 # A GPU does two things at once: it moves bytes, and it computes. Whichever takes longer is the
-# time; that is the *roofline*. An operation is told by its arithmetic *intensity*, operations a
-# byte, and a chip by two peaks. These are the data sheet's for an H100, not measurements:
+# time; that is the *roofline*. Of an operation its arithmetic *intensity* counts, operations a
+# byte; of a chip its peak rate and its bandwidth. These are the data sheet's for an H100, not
+# measurements; fp16 and TF32 run on Tensor Cores, fp32 does not:
 
 # %%
 PEAK = {"fp32": 66.9e12, "tf32": 494.7e12, "fp16": 989.4e12}  # operations a second
@@ -83,7 +84,7 @@ def seconds(operations, numbers, precision):
     return max(operations / PEAK[precision], numbers * BYTES[precision] / BANDWIDTH)
 
 
-OPERATIONS = {
+OPERATIONS = {  # operations (a norm's some 8 a number), numbers read and written
     "add two vectors of 2^24": (2**24, 3 * 2**24),
     "layer norm, 8192 x 1024": (8 * 2**23, 2 * 2**23),
     "matrix product, n = 128": (2 * 128**3, 3 * 128**2),
@@ -107,8 +108,8 @@ for name, work in OPERATIONS.items():
 # The vector sum and the norm gain 2, as they move half the bytes; Tensor Cores do not help them at
 # all. Only large products come near 15. And the small product? Its time on paper is a few
 # hundredths of a microsecond, but to *start* a kernel takes microseconds, in any format: there the
-# gain is 1. Who asks on a forum why fp16 is not faster mostly has that network (case 11 of
-# `fp16sim clinic`).
+# gain is 1. Those who ask on a forum why fp16 is not faster often have such a network, or sizes
+# that Tensor Cores do not like (`fp16sim clinic run 11`).
 #
 # ## The picture, and your own machine
 
@@ -133,8 +134,10 @@ with plots.style():
 print("Figure:", *plots.save(figure, FIGURES, "12_on_a_real_gpu"))
 
 # %% [markdown]
-# Any processor has such a roof. **Predict:** that of the one you sit at, in fp32: how many bytes a
-# second does it move, and how many operations a second in a product of 1024 x 1024 matrices?
+# On the slope memory decides, on the flat part arithmetic. Any processor has such a roof.
+#
+# **Predict:** that of the one you sit at, in fp32: how many bytes a second does it move, and how
+# many operations a second are there in products of 64 x 64 and of 1024 x 1024 matrices?
 
 # %%
 rng = np.random.default_rng(0)
@@ -171,8 +174,8 @@ for n in (1024, 8192):
 
 # %% [markdown]
 # At 1024 both matter, at 8192 only arithmetic does, and there fp16 takes less than half of it.
-# A byte moved costs as much as fifty multiplications in fp32, or more, and an elementwise operation
-# does one for every ten bytes: its joules are memory's, and fp16 halves them.
+# A byte moved costs as much as 44 to 88 multiplications in fp32, and x + y does one operation for
+# every 12 bytes: its joules are memory's, and fp16 halves them.
 #
 # ## Measured
 #

@@ -7,7 +7,7 @@
 # - **Time:** half an hour to read; about a minute and a half of computing on two cores
 # - **You need:** lessons 05 and 08. No GPU.
 # - **You will be able to:** say why accuracy hides a lost class and Dice does not; tell a network
-#   that lost its lesions from one that is fine, when loss and accuracy look alike; compute a Dice
+#   that lost its lesions from one that is fine, though its accuracy raises no alarm; compute a Dice
 #   score in half precision without overflow, stall or division by a flushed epsilon.
 # - **Sources:** Ronneberger et al., *U-Net* (2015); Dice, *Ecology* 26 (1945); Milletari et al.,
 #   *V-Net* (2016), for the Dice loss; Shepp and Logan (1974), for phantoms; Micikevicius et al.,
@@ -68,7 +68,8 @@ for seed in range(3):
 # Lesson 08 showed that gradients of a mean over N pixels shrink with N. A batch of 16 images of 512
 # x 512 has 2^22 pixels; ours has 4 of 32 x 32, which are 2^12. The loss times 2^-10 makes gradients
 # as small as those of the large batch, without its cost. (The scaler takes it out again before the
-# update. Gradients of weights pass as small, too; lesson 08 found them to be far from the floor.)
+# update. It makes weights' gradients smaller, too, which more pixels would not; lesson 08 found
+# them to be far above the floor.)
 #
 # **Predict:** a U-Net in fp32, bf16, fp16 and fp16 with dynamic scaling, all of them with the small
 # gradients, and fp16 with those of the small batch. Which ones find lesions? How do loss and
@@ -146,8 +147,8 @@ print("Figure:", *plots.save(figure, FIGURES, "15_medicine"))
 
 # %% [markdown]
 # fp16 without scaling draws neat heads and finds next to no lesion in all three trainings. A loss
-# of 0.45 and an accuracy of 96% are no warning: the blind classifier above is more accurate than
-# *any* of these networks. Only the Dice of lesions tells, or an fp32 run beside it.
+# of 0.45 and an accuracy of 96% are no warning by themselves: the blind classifier above is more
+# accurate than *any* of these networks. Only the Dice of lesions tells, or an fp32 run beside it.
 #
 # bf16, and fp16 with dynamic scaling, are as good as fp32; and so is fp16 with the gradients of the
 # small batch, so that a test at small size would have found nothing to complain of.
@@ -200,11 +201,11 @@ for arm in ("fp32", "fp16"):
 # large where a network is wrong, and the Dice loss divides each class by its size. What goes first
 # in a trained network belongs to pixels that are right already.
 #
-# But on the way down four values of five are zero, in every layer, and the gradients of weights are
-# sums of what is left. That will do for a brain or a skull, which 50 steps teach, if not quite as
-# well as in fp32. Lesions come last, after the others, when gradients have become smaller (lesson
-# 07). So half precision does not lose what is *rare*. It loses what is *small*, everywhere, and the
-# class that is hardest to learn shows it first.
+# But on the way down (parts of the U-Net, from the scores back) four values of five are zero, in
+# every part, and the gradients of weights are sums of what is left. That will do for a brain or a
+# skull, which 50 steps teach, if not quite as well as in fp32. Lesions come last, after the others,
+# when gradients have become smaller (lesson 07). So half precision does not lose what is *rare*. It
+# loses what is *small*, everywhere, and the class that is hardest to learn shows it first.
 #
 # ## Judging in half precision
 #
@@ -213,7 +214,8 @@ for arm in ("fp32", "fp16"):
 # grow one by one in fp16, as in a loop; with sums in fp32 that are rounded to fp16 at the end;
 # with sums kept in fp32; and with fp16 *means* instead of sums.
 #
-# **Predict:** what does each of them say of the brain (some 100 000 pixels), of lesions (2000)?
+# **Predict:** what does each of them say of the brain (some 100 000 pixels), of lesions (2000 to
+# 3000)?
 
 
 # %%
@@ -270,8 +272,8 @@ print(f"F.dice_loss of an empty class under autocast: {loss.item():g}, in {loss.
 # ## Exercise
 #
 # Write the Dice score of two masks, arrays of `np.float16` with zeros and ones, so that it is right
-# for images of any size. Of two empty masks it is 1, by definition. A solution is in
-# `solutions/15_medicine.py`.
+# for images of any size, to more digits than fp16's and without an epsilon. Of two empty masks it
+# is 1, by definition. A solution is in `solutions/15_medicine.py`.
 
 
 # %%

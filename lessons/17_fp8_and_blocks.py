@@ -51,7 +51,7 @@ for fmt in (fs.E4M3, fs.E5M2, fs.FP16):
           f"{near_one:11} {binades:9g} {fmt.eps / 2:12.2%}")  # fmt: skip
 
 # %% [markdown]
-# E4M3 gives up infinity, and all NaNs but one, for one more binade: that is why it ends at 448. It
+# E4M3 gives up infinity, and all NaNs but two, for one more binade: that is why it ends at 448. It
 # has 18 binades all the same, where fp16 has 40. E5M2 is fp16 without its last eight bits: the same
 # exponents, 4 numbers from 1 to 2. Weights and activations, which need precision, are put into
 # E4M3, gradients, which need range, into E5M2; their products are added in fp32.
@@ -128,8 +128,10 @@ for step, factor in enumerate((1, 1, 4, 1, 2**14, 1, 1, 1, 1, 1)):
 #
 # ## One outlier
 #
-# Scales can be finer than tensors. MX formats have one for every 32 numbers, a power of two that
-# takes 8 bits (E8M0); NVFP4 has one for every 16, an E4M3 number, and one more for the tensor.
+# Scales can be finer than tensors. MX formats, whose numbers have 8, 6 or 4 bits, have one for
+# every 32 numbers, a power of two that takes 8 bits (E8M0). NVFP4 has one for every 16, an E4M3
+# number, and one more for the tensor. Four bits are E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6, and their
+# negatives.
 #
 # **Predict:** of 4096 normally distributed numbers one is replaced by an outlier. What happens to
 # the error of *all the others* as it grows to 2^20, with one scale per tensor, in 8 bits and in 4?
@@ -170,12 +172,12 @@ for name, (bits, _) in WAYS.items():
 
 # %% [markdown]
 # With one scale for all, an outlier pushes everybody else down. E4M3 has the range to take that up
-# to 2^12; E2M1, whose numbers are 0, 0.5, 1, 1.5, 2, 3, 4 and 6, has lost the rest of the tensor at
-# 2^6. In blocks an outlier ruins its 31 neighbours and nobody else. (That is the root of 31/4095, 9
-# %, on top of the format's own error.) The lines become flat; but not NVFP4's, whose scales are
-# E4M3 numbers, with 18 binades again. Without outliers blocks buy little in 8 bits: MXFP8 is behind
-# E4M3, as its scale is rounded down to a power of two, and some of the largest numbers saturate.
-# Blocks cost bits: 8/32 for each number in MX, 8/16 in NVFP4.
+# to 2^12; E2M1 has lost the rest of the tensor at 2^6. In blocks an outlier ruins its 31 neighbours
+# and nobody else. (That is the root of 31/4095, 9 %, on top of the format's own error.) The lines
+# become flat; but not NVFP4's, whose scales are E4M3 numbers, with 18 binades again. Without
+# outliers blocks buy little in 8 bits: MXFP8 is behind E4M3, as its scale is rounded down to a
+# power of two, and some of the largest numbers saturate. Blocks cost bits: 8/32 for each number in
+# MX, 8/16 in NVFP4.
 #
 # ## A training
 #

@@ -106,7 +106,8 @@ for name, arguments in PATIENTS.items():
 
 # %% [markdown]
 # These are symptoms, of one seed. A stops early; B and D hardly move. C is all NaN, and its scale
-# falls and falls. E trains well, and has no answer in test. F skipped five steps.
+# falls and falls. E trains well, but for two losses, and has no answer in test. F skipped five
+# steps.
 #
 # **Predict:** one is well: which? What is broken in each of the others, and which argument would
 # you change? The suspects: gradients are flushed; updates are swamped; an infinity or a NaN is born
@@ -158,9 +159,10 @@ for name in "CE":
 # %% [markdown]
 # C divides by a deviation of 0, for pixels that are black in the whole batch, plus 10^-8, which is
 # 0 in fp16 (lesson 04). The scaler halves its scale because that is all it can do; a NaN of the way
-# forward does not depend on the scale. In E one pixel of 65535 becomes infinite in fp16. The scaler
-# skips that step, and weights stay clean. But batch norm has moved its running mean in the forward
-# pass already. Training does not use it, so the curve looks fine; testing does.
+# forward does not depend on the scale. In E one pixel of 65535 becomes infinite in fp16, whenever
+# its picture is drawn: twice. The scaler skips these steps, and weights stay clean. But batch norm
+# has moved its running mean in the forward pass already. Training does not use it, so the curve
+# looks fine; testing does. (What the doctor says of sizes is about time, lesson 12.)
 #
 # ## It looks ill
 #
@@ -258,9 +260,9 @@ with tempfile.TemporaryDirectory() as folder:
 print(done.stdout, f"\nexit code {done.returncode}")
 
 # %% [markdown]
-# The loss falls all the same, so nobody would notice: Adam divides a factor of 65536 out again.
-# SGD's steps would be 65536 times too long. And nobody looks for infinities any more: that was
-# scaler.step's work.
+# The loss falls all the same, from 2.3, so nobody would notice: Adam divides a factor of 65536 out
+# again. SGD's steps would be 65536 times too long. And nobody looks for infinities any more: that
+# was scaler.step's work.
 #
 # ## What to look at, and in which order
 #

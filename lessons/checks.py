@@ -7,7 +7,7 @@ import numpy as np
 
 import fp16sim as fs
 
-NUMBER, PAIR = "one number", "two numbers"
+NUMBER, PAIR = "one number", "two numbers, as in `return a, b`"
 
 
 def _is_a(kind: str | tuple[str, ...], result: object) -> bool:

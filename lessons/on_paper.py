@@ -130,8 +130,8 @@ for name, size in {"fp32": 4, "fp16": 2, "int8": 1}.items():
           f"{computing * 1e3:4.1f} to compute")  # fmt: skip
 
 # %% [markdown]
-# Reading takes longer than computing by far, in every format. There half the bits are half the
-# time, and Tensor Cores have nothing to do with it.
+# Reading takes longer than computing by far, in every format (int8 weights are multiplied in fp16
+# here). There half the bits are half the time, and Tensor Cores have nothing to do with it.
 #
 # ## YOLOv8, in a car
 #
@@ -151,8 +151,8 @@ print(f"activations x {kept:.2f} with amp, so {1 / kept:.2f} times the images in
 
 # %% [markdown]
 # In fp32 the large one takes nearly all that a data centre's card can do at its best, in fp16 a
-# sixteenth. And where a language model's memory is weights, a detector's is activations: mixed
-# precision gives it a larger batch even on the smallest card.
+# sixteenth. And where GPT-3 fills cards with what belongs to its weights, that is a gigabyte here;
+# the rest of a card is for activations, and mixed precision gives twice the batch.
 #
 # That is the course. What to keep of it: **a format is a set of numbers; rounding happens when a
 # number is stored; look at what was there before; and measure what you save.**
