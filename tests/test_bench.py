@@ -5,6 +5,7 @@ import math
 import sys
 import types
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -482,6 +483,19 @@ class TestZoo:
         assert found.loss == pytest.approx(loss, rel=1e-3)
         if name in zoo.IN_USE:
             assert zoo.measure_inference(name, plan, "fp16").count > 0
+        row = zoo.measure_recorded(name, plan, "fp16")
+        assert (row.network, row.precision, row.samples) == (name, "fp16", found.samples)
+
+    def test_a_recording_sees_every_batch(self, fake_gpu, monkeypatch):
+        monkeypatch.setattr(zoo, "Steps", HostSteps)
+        with zoo.trainer("mlp", Plan(size="tiny", device="cuda"), "fp16") as (network, _):
+            network.task.optimizer.lr = 0.0  # so that a loss says which batch it is of
+            step = network.recorded()
+            losses = [step() for _ in range(zoo.BATCHES)]
+            with network.region:
+                own = [network.task.model.loss(*network.batch(i)) for i in range(zoo.BATCHES)]
+        assert losses == [loss.item() for loss in (*own[1:], own[0])]
+        assert len(set(losses)) == zoo.BATCHES
 
 
 class HostSteps:
@@ -492,6 +506,9 @@ class HostSteps:
 
     def step(self, loss_of):
         return fs.training.train_step(loss_of, self.optimizer, **self.how).loss
+
+    def record(self, loss_of, model=None):
+        return types.SimpleNamespace(step=lambda: self.step(loss_of))
 
 
 def stored(scope, op, values, role="activation"):
@@ -593,6 +610,10 @@ class TestRun:
         plain = [job.title for job in run.jobs(plan, None)]
         assert plain == ["mlp, fp16", "gpt, fp16", "gpt, fp16, in use"]
         every = run.jobs(plan, None, torch=True, sweeps=True, fidelities=True)
+        on_gpu = run.jobs(replace(plan, device="cuda"), None)
+        assert {job.title for job in on_gpu} - set(plain) == {
+            f"{title}, recorded" for title in plain if "in use" not in title
+        }
         assert [job.title for job in every][:3] == [
             "mlp, fp16", "mlp, fp16, against PyTorch", "mlp, fp16, twice",
         ]  # fmt: skip

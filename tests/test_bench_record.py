@@ -20,7 +20,7 @@ from fp16sim.bench.peers import PeerRow
 from fp16sim.bench.plan import PRECISIONS, LeftOut, Plan
 from fp16sim.bench.record import KIND, SCHEMA, Record, RecordError, default_folder
 from fp16sim.bench.sweeps import SweepRow
-from fp16sim.bench.zoo import InferenceRow, StepRow
+from fp16sim.bench.zoo import InferenceRow, RecordedRow, StepRow
 from fp16sim.cli.bench_tables import print_record
 
 
@@ -65,6 +65,7 @@ def made_up(kind="cuda"):
         (FidelityRow("mlp", "tiny", "fp16", "emulated, NumPy", "native, CuPy", (2.0, 1.0),
                      (2.0, 1.5), rows, "layers.0: linear, activation", 0),),
         (LeftOut("mlp, tf32", "a made-up reason"),),
+        (RecordedRow("mlp", "tiny", "fp16", 10, timing(0.001)),),
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from fp16sim.bench.peers import PeerRow
 from fp16sim.bench.plain import from_plain, to_plain
 from fp16sim.bench.plan import LeftOut, Plan
 from fp16sim.bench.sweeps import Ceilings, SweepRow, ceilings
-from fp16sim.bench.zoo import InferenceRow, StepRow
+from fp16sim.bench.zoo import InferenceRow, RecordedRow, StepRow
 
 #: of the file; a file with a higher number is refused
 SCHEMA = 1
@@ -46,6 +46,7 @@ class Record:
     sweeps: tuple[SweepRow, ...] = ()
     fidelity: tuple[FidelityRow, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    recorded: tuple[RecordedRow, ...] = ()
 
     @property
     def ceilings(self) -> Ceilings:

@@ -14,7 +14,7 @@ from fp16sim.bench.peers import compare
 from fp16sim.bench.plan import LeftOut, Plan
 from fp16sim.bench.record import Record
 from fp16sim.bench.sweeps import DTYPES, sweep
-from fp16sim.bench.zoo import IN_USE, measure_inference, measure_step
+from fp16sim.bench.zoo import IN_USE, measure_inference, measure_recorded, measure_step
 
 #: rows by the record's field that they belong to
 Rows = dict[str, Any]
@@ -50,6 +50,8 @@ def jobs(
     for name, precision in itertools.product(plan.names, plan.precisions):
         title = f"{name}, {precision}"
         made.append(Job(title, _step_job(name, plan, precision, memory)))
+        if plan.device == "cuda":
+            made.append(Job(f"{title}, recorded", _recorded_job(name, plan, precision)))
         if name in IN_USE:
             made.append(Job(f"{title}, in use", _inference_job(name, plan, precision)))
         if torch:
@@ -80,6 +82,10 @@ def _left(what: str, why: str, failed: bool = False) -> Rows:
 
 def _step_job(name: str, plan: Plan, precision: str, memory: int | None) -> Callable[[], Rows]:
     return lambda: {"steps": (measure_step(name, plan, precision, memory),)}
+
+
+def _recorded_job(name: str, plan: Plan, precision: str) -> Callable[[], Rows]:
+    return lambda: {"recorded": (measure_recorded(name, plan, precision),)}
 
 
 def _inference_job(name: str, plan: Plan, precision: str) -> Callable[[], Rows]:

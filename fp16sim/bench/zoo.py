@@ -65,6 +65,17 @@ class StepRow:
 
 
 @dataclass(frozen=True)
+class RecordedRow:
+    """The training step of a ``StepRow`` with forward and backward recorded as a CUDA graph."""
+
+    network: str
+    size: str
+    precision: str
+    samples: int
+    timing: Timing
+
+
+@dataclass(frozen=True)
 class InferenceRow:
     """A forward pass in eval mode, without a tape."""
 
@@ -140,6 +151,20 @@ class Trainer:
         steps = Steps(self.task.optimizer, scaler=self.scaler, precision=self.region)
         return lambda: steps.step(partial(self.task.model.loss, *next(batches)))
 
+    def recorded(self) -> Callable[[], Tensor]:
+        """As ``repeated`` on a GPU, but recorded; batches are copied to where it reads."""
+        batches = itertools.cycle([self.batch(i) for i in range(BATCHES)])
+        place = tuple(array.copy() for array in next(batches))
+        steps = Steps(self.task.optimizer, scaler=self.scaler, precision=self.region)
+        recording = steps.record(partial(self.task.model.loss, *place), self.task.model)
+
+        def step() -> Tensor:
+            for array, new in zip(place, next(batches), strict=True):
+                array[...] = new
+            return recording.step()
+
+        return step
+
 
 @contextmanager
 def trainer(name: str, plan: Plan, precision: str) -> Iterator[tuple[Trainer, str]]:
@@ -177,6 +202,15 @@ def measure_step(name: str, plan: Plan, precision: str, memory: int | None = Non
         name, plan.size, precision, storage, len(batch[0]), timing, energy, report.measured,
         _largest_batch(report, memory), plan.steps, loss,
     )  # fmt: skip
+
+
+def measure_recorded(name: str, plan: Plan, precision: str) -> RecordedRow:
+    """Time recorded steps of a network on a GPU, after a few that are not."""
+    with trainer(name, plan, precision) as (network, _):
+        network.train(2)
+        step = network.recorded()
+        timing = time_call(step, plan.device, repeats=plan.repeats, seconds=plan.seconds)
+        return RecordedRow(name, plan.size, precision, len(network.batch(0)[0]), timing)
 
 
 def _largest_batch(report: MemoryReport, memory: int | None) -> int | None:
