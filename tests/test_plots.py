@@ -1,5 +1,7 @@
 """Figures: deterministic, complete, and drawn from the counts."""
 
+from contextlib import nullcontext
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from fp16sim.counts import Counts
 from fp16sim.events import Origin, Rounded
 from fp16sim.experiments import rescue as experiment
 from fp16sim.formats import FP16
+from fp16sim.plots.dark import darkened
 from fp16sim.rounding import round_to
 
 LABELS = {name: variant.label for name, variant in experiment.VARIANTS.items()}
@@ -60,6 +63,20 @@ def test_the_dark_version_has_its_greys_turned_round_and_its_colours_kept(tmp_pa
     plots.save(figure, tmp_path, "again")
     first, second = (mpl.image.imread(tmp_path / f"{name}.png") for name in ("x", "again"))
     assert abs(first - second).max() < 0.02
+
+
+def test_ticks_that_drawing_makes_are_turned_round_too(tmp_path):
+    figure = plots.new_figure(3, 2)
+    axes = figure.add_subplot(xticks=[0])
+    for name, colors in (("light", {"black"}), ("dark", {"0.92"})):
+        with darkened(figure) if name == "dark" else nullcontext():
+            axes.set_xticks(range(3 + 2 * (name == "dark")))
+            ticks = axes.xaxis.get_major_ticks()
+            found = {tick.label1.get_color() for tick in ticks}
+            found |= {tick.tick1line.get_color() for tick in ticks}
+        shades = {mpl.colors.to_rgb(color)[0] for color in found}
+        assert shades == {mpl.colors.to_rgb(color)[0] for color in colors}, name
+    assert {tick.label1.get_color() for tick in ticks} == {"black"}
 
 
 def test_a_failed_save_leaves_the_old_file(result, tmp_path, monkeypatch):
