@@ -36,17 +36,17 @@ def darkened(figure: Figure) -> Iterator[None]:
     found = list(_colours(figure))  # all of them first: some are "as the line's"
     for change, old in found:
         change(_turned(old))
-    _draw_new_ticks_in(figure, str(INK))
+    _recolour_ticks(figure, str(INK))
     try:
         yield
     finally:
         for change, old in found:
             change(old)
-        _draw_new_ticks_in(figure, "black")
+        _recolour_ticks(figure, "black")
 
 
-def _draw_new_ticks_in(figure: Figure, color: str) -> None:
-    """Ticks that there are not yet: drawing may make more of them."""
+def _recolour_ticks(figure: Figure, color: str) -> None:
+    """Ticks that are not shown now: axes keep some, and drawing may show them."""
     for axes in figure.axes:
         axes.tick_params(which="both", color=color, labelcolor=color)
 
