@@ -23,6 +23,8 @@ spec.loader.exec_module(checks)
 
 def run(script, *arguments, cwd):
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND")}
+    # Small matrices, and a worker beside this one: with more threads one lesson took 55 s, not 3.
+    environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-W", "error", str(script), *arguments],
         capture_output=True,
