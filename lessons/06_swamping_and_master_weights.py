@@ -4,7 +4,7 @@
 # **Question.** Recipes for mixed precision keep a second copy of all weights, in fp32, "for
 # accuracy". Yet weights are as much at home in fp16 as activations. What is the copy for?
 #
-# - **Time:** half an hour to read; about a minute of computing on two cores (`--fast`: a few
+# - **Time:** half an hour to read; about half a minute of computing on two cores (`--fast`: a few
 #   seconds)
 # - **You need:** lessons 02, 03 and 05; what Adam is, roughly. No GPU.
 # - **You will be able to:** say from a weight and an update whether the update counts; explain why

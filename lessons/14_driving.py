@@ -4,7 +4,7 @@
 # **Question.** A detector finds cars, pedestrians and speed signs. What does fp16 do to its
 # training, to a finished network that is only used, and to the arithmetic of its boxes?
 #
-# - **Time:** more than half an hour to read; some four minutes of computing on two cores
+# - **Time:** more than half an hour to read; a good three minutes of computing on two cores
 # - **You need:** lessons 04 and 07; what a convolution is. No GPU.
 # - **You will be able to:** predict when a detector needs loss scaling; compare the detections of
 #   two precisions, and not only their averages; find the operation that breaks boxes in fp16.
