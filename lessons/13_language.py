@@ -4,7 +4,7 @@
 # **Question.** What is special about a Transformer in fp16? Does it need loss scaling? And a
 # network that was trained in mixed precision: does it say the same as its twin in fp32?
 #
-# - **Time:** more than half an hour to read; about three and a half minutes of computing on two cores
+# - **Time:** more than half an hour to read; three and a half minutes of computing on two cores
 # - **You need:** lessons 07 and 10; what attention is. No GPU.
 # - **You will be able to:** say in which format every part of a GPT runs, and which of its numbers
 #   may overflow; multiply and divide in the order that stays finite; tell an effect of precision

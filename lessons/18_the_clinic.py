@@ -4,8 +4,8 @@
 # **Question.** A training goes wrong, and all that you have is what it prints. Six trainings are in
 # the waiting room, and one of them is well. Which one, and what do the others suffer from?
 #
-# - **Time:** a good half an hour to read; about half a minute of computing on two cores (`--fast`: a
-#   few seconds)
+# - **Time:** a good half an hour to read; half a minute of computing on two cores (`--fast`: a few
+#   seconds)
 # - **You need:** lessons 04, 06, 07, 09 and 10; all of the course helps. No GPU.
 # - **You will be able to:** tell five illnesses that look alike from outside; put a training of
 #   yours under the X-ray; go through a list of causes in the order that saves time.
