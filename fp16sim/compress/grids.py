@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 
 from fp16sim.arguments import integer, real
 from fp16sim.autograd import Tensor, primitive
-from fp16sim.backend import Array, carried, namespace_of
+from fp16sim.backend import Array, namespace_of
+from fp16sim.rounding import float_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,8 @@ def quantize(x: ArrayLike | Tensor, grid: Grid) -> Array:
     if bool(xp.isnan(x).any()):
         raise ValueError("x has NaN, which no integer stands for")
     with np.errstate(over="ignore"):
-        return xp.clip(grid.position(x), grid.low, grid.high).astype(np.int8)  # type: ignore[no-any-return]
+        q: Array = xp.clip(grid.position(x), grid.low, grid.high)
+    return q.astype(np.int8)
 
 
 def dequantize(q: Array, grid: Grid) -> Array:
@@ -200,7 +202,8 @@ def integer_linear(
     if out is None:
         return (total * unit).astype(np.float32)
     moved = rescale(total.astype(np.int32), unit / out.scale.astype(np.float64)) + out.zero_point
-    return xp.clip(moved, out.low, out.high).astype(np.int8)  # type: ignore[no-any-return]
+    saturated: Array = xp.clip(moved, out.low, out.high)
+    return saturated.astype(np.int8)
 
 
 def rescale(total: Array, multiplier: ArrayLike) -> Array:
@@ -220,21 +223,18 @@ def rescale(total: Array, multiplier: ArrayLike) -> Array:
     quotient = product >> shift
     rest, half = product - (quotient << shift), xp.left_shift(xp.ones_like(shift), shift - 1)
     up = (rest > half) | ((rest == half) & (quotient & 1 == 1))
-    return quotient + up.astype(np.int64)  # type: ignore[no-any-return]
+    rounded: Array = quotient + up.astype(np.int64)
+    return rounded
 
 
 def floats(name: str, x: object) -> Array:
-    """As float32, or float64 if it is that."""
-    array = carried(x.data) if isinstance(x, Tensor) else x
-    if not hasattr(array, "dtype"):
-        array = np.asarray(array, dtype=np.float32)
-    if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
-        raise TypeError(f"{name} has dtype {array.dtype}; allowed are float16, float32, float64")
-    return carried(namespace_of(array).asarray(array))
+    """As float32, or float64 if it is that: an array's values, or a Tensor's."""
+    return float_array(x.data if isinstance(x, Tensor) else x, name, gpu=True)[0]
 
 
 def _integers(name: str, q: object) -> Array:
     dtype = getattr(q, "dtype", None)
     if dtype is None or dtype.kind != "i":
         raise TypeError(f"{name} must be an array of signed integers, got {dtype or q!r}")
-    return namespace_of(q).asarray(q)  # type: ignore[no-any-return]
+    array: Array = namespace_of(q).asarray(q)
+    return array

@@ -29,9 +29,9 @@ def magnitude_mask(x: ArrayLike | Tensor, sparsity: float) -> Array:
     x, sparsity = floats("x", x), real("sparsity", sparsity, at_least=0, at_most=1)
     xp = namespace_of(x)
     order = xp.argsort(-abs(x).reshape(-1), kind="stable")
-    mask = xp.zeros(x.size, dtype=bool)
+    mask: Array = xp.zeros(x.size, dtype=bool)
     mask[order[: x.size - round(sparsity * x.size)]] = True
-    return mask.reshape(x.shape)  # type: ignore[no-any-return]
+    return mask.reshape(x.shape)
 
 
 def two_of_four_mask(x: ArrayLike | Tensor) -> Array:
@@ -46,8 +46,8 @@ def two_of_four_mask(x: ArrayLike | Tensor) -> Array:
         raise ValueError(f"x has shape {x.shape}; allowed is (out, in, ...), in a multiple of 4")
     xp, groups = namespace_of(x), (len(x), x.shape[1] // 4, 4, *x.shape[2:])
     order = xp.argsort(-abs(x).reshape(groups), axis=2, kind="stable")
-    rank = xp.argsort(order, axis=2)
-    return (rank < 2).reshape(x.shape)  # type: ignore[no-any-return]
+    rank: Array = xp.argsort(order, axis=2)
+    return (rank < 2).reshape(x.shape)
 
 
 def prune(model: nn.Module, sparsity: float | str, *, per_layer: bool = False) -> dict[str, Array]:
