@@ -12,10 +12,8 @@ import contextlib
 import json
 import math
 import os
-import secrets
 import struct
 import sys
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +23,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from fp16sim.backend import Array, namespace_of
+from fp16sim.files import write_whole
 
 #: dict with string keys, list, tuple (a list afterwards), str, int, float, bool, None, NumPy array
 State: TypeAlias = Any
@@ -68,7 +67,7 @@ def save(path: str | os.PathLike[str], state: State) -> None:
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path={os.fspath(path)!r}: no directory {target.parent}; make it")
     try:
-        _replace(target, content)
+        write_whole(target, content)
     except OSError as error:
         message = f"cannot write the checkpoint {target}: {error.strerror or error}"
         raise OSError(error.errno, message) from error
@@ -234,39 +233,3 @@ def _complaint(value: object) -> str:
         f"is of type {type(value).__name__}; allowed are dict, list, tuple, str, int, float, bool, "
         "None and np.ndarray, and no subclasses of them"
     )
-
-
-# --- the file on disk ----------------------------------------------------------------------------
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Put a file in the place of another in one step that cannot be seen half done."""
-    temporary = target.parent / f".fp16sim-{secrets.token_hex(8)}.tmp"
-    with _directory(target.parent) as directory:
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except FileExistsError:  # another writer's
-            raise
-        except BaseException:  # KeyboardInterrupt, too
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        if directory is not None:
-            os.fsync(directory)  # else a power cut may take back the new name
-
-
-@contextlib.contextmanager
-def _directory(path: Path) -> Iterator[int | None]:
-    """A descriptor of a directory; None on Windows, which has none and needs none."""
-    if os.name == "nt":
-        yield None
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

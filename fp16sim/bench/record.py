@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fp16sim.bench.plain import from_plain, to_plain
 from fp16sim.bench.plan import LeftOut, Plan
 from fp16sim.bench.sweeps import Ceilings, SweepRow, ceilings
 from fp16sim.bench.zoo import InferenceRow, RecordedRow, StepRow
+from fp16sim.files import write_whole
 
 #: of the file; a file with a higher number is refused
 SCHEMA = 1
@@ -81,17 +81,7 @@ class Record:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".json")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(target, text.encode())
         return target
 
     @classmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 import click
 
 from fp16sim.cli.common import ONE_THREAD, bar, check_writable
+from fp16sim.files import write_whole
 
 #: where the figures are, with the page that says what makes them: in a clone of the repository
 FOLDER = Path(__file__).resolve().parents[2] / "figures"
@@ -115,7 +115,5 @@ def _make(source: Source, out: Path) -> str:
             code = f"ended with code {done.returncode} and did not write"
             return f"{source.command} {code} {', '.join(missing)}\n{done.stderr}"
         for path in made:
-            temporary = out / f".{path.name}"
-            shutil.copyfile(path, temporary)
-            os.replace(temporary, out / path.name)
+            write_whole(out / path.name, path.read_bytes())
     return ""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import click
 
 from fp16sim.cli.common import bar
+from fp16sim.files import write_whole
 
 #: where the lessons are: beside the package, in a clone of the repository
 FOLDER = Path(__file__).resolve().parents[2] / "lessons"
@@ -98,13 +97,10 @@ def passed() -> set[int]:
 
 
 def _note(number: int) -> None:
-    """Remember that an exercise was passed; whole or not at all."""
+    """Remember that an exercise was passed."""
     record = _record()
     record.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=record.parent)
-    with os.fdopen(handle, "w") as file:
-        json.dump(sorted(passed() | {number}), file)
-    os.replace(temporary, record)
+    write_whole(record, json.dumps(sorted(passed() | {number})).encode())
 
 
 @click.group(

@@ -6,8 +6,7 @@ of two; a format's limits always drawn alike. Same data, same bytes, on one mach
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fp16sim.counts import LOWEST_EXPONENT, Counts
+from fp16sim.files import write_whole
 from fp16sim.formats import FP16, Format
 from fp16sim.plots.dark import darkened
 
@@ -99,15 +99,10 @@ def save(figure: Figure, directory: Path, name: str) -> list[Path]:
 def _write(figure: Figure, path: Path) -> Path:
     # Nothing that differs from one time to the next.
     metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    try:
-        with style(), os.fdopen(handle, "wb") as file:
-            figure.savefig(file, format=path.suffix[1:], dpi=160, metadata=metadata)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    file = io.BytesIO()
+    with style():
+        figure.savefig(file, format=path.suffix[1:], dpi=160, metadata=metadata)
+    write_whole(path, file.getvalue())
     return path
 
 
