@@ -13,6 +13,7 @@ from fp16sim.arguments import integer, real
 from fp16sim.autograd import tape
 from fp16sim.autograd.ops import elementwise, functions, matmul, reduce, shape
 from fp16sim.autograd.primitive import cast, check_devices, move
+from fp16sim.autograd.shapes import Axes, check_broadcast, checked_axes, not_empty
 from fp16sim.backend import (
     DEVICES,
     Array,
@@ -358,7 +359,7 @@ class Tensor(tape.Node):
 
     def sum(
         self,
-        axis: int | tuple[int, ...] | None = None,
+        axis: Axes = None,
         keepdims: bool = False,
         fmt: FormatLike | None = None,
     ) -> Tensor:
@@ -367,40 +368,38 @@ class Tensor(tape.Node):
         fmt: the format (PyTorch's dtype) that the values are cast to first, and that the result
         has, in ``autocast`` as well; None: this tensor's, and fp32 in ``autocast``.
         """
-        axes = _checked_axes(self, axis)
+        axes = checked_axes(self, axis)
         return reduce.sum(self, axis=axes, keepdims=keepdims, fmt=given_format(fmt))
 
-    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    def mean(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
         """Mean over ``axis`` (all if None): accumulated in the carrier, rounded once."""
-        return reduce.mean(self, axis=_checked_axes(self, axis), keepdims=keepdims)
+        return reduce.mean(self, axis=checked_axes(self, axis), keepdims=keepdims)
 
-    def max(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    def max(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
         """Largest value over ``axis`` (all if None); equal ones share the gradient."""
-        axes = _checked_axes(self, axis)
-        return reduce.max(_not_empty(self, axes, "max"), axis=axes, keepdims=keepdims)
+        axes = checked_axes(self, axis)
+        return reduce.max(not_empty(self, axes, "max"), axis=axes, keepdims=keepdims)
 
-    def min(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    def min(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
         """Smallest value over ``axis`` (all if None); equal ones share the gradient."""
-        axes = _checked_axes(self, axis)
-        return reduce.min(_not_empty(self, axes, "min"), axis=axes, keepdims=keepdims)
+        axes = checked_axes(self, axis)
+        return reduce.min(not_empty(self, axes, "min"), axis=axes, keepdims=keepdims)
 
     def var(
         self,
-        axis: int | tuple[int, ...] | None = None,
+        axis: Axes = None,
         correction: int = 1,
         keepdims: bool = False,
     ) -> Tensor:
         """Variance over ``axis`` (all if None): Σ(x - mean)² / (n - correction), rounded once."""
         count = integer("correction", correction, at_least=0)
-        axes = _checked_axes(self, axis)
+        axes = checked_axes(self, axis)
         return reduce.var(self, axis=axes, keepdims=keepdims, correction=count)
 
-    def logsumexp(
-        self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
-    ) -> Tensor:
+    def logsumexp(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
         """log Σ e^x over ``axis`` (all if None), without overflow, rounded once."""
-        axes = _checked_axes(self, axis)
-        return reduce.logsumexp(_not_empty(self, axes, "logsumexp"), axis=axes, keepdims=keepdims)
+        axes = checked_axes(self, axis)
+        return reduce.logsumexp(not_empty(self, axes, "logsumexp"), axis=axes, keepdims=keepdims)
 
     def reshape(self, *shape_: int | Sequence[int]) -> Tensor:
         """The same values in another shape, as ``reshape(2, -1)`` or ``reshape((2, -1))``."""
@@ -451,21 +450,14 @@ def _compared(x: Tensor, other: object) -> Any:
         check_devices("operands of a comparison", x.data, value)
     if isinstance(value, list | tuple):
         value = namespace_of(x.data).asarray(value)
-    _check_broadcast(x.shape, getattr(value, "shape", ()), "shapes {} and {} of a comparison")
+    check_broadcast(x.shape, getattr(value, "shape", ()), "shapes {} and {} of a comparison")
     return value
 
 
 def _pair(left: Tensor, right: Operand, symbol: str) -> tuple[Tensor, Tensor]:
     right = operand(right, left)
-    _check_broadcast(left.shape, right.shape, f"shapes {{}} and {{}} of '{symbol}'")
+    check_broadcast(left.shape, right.shape, f"shapes {{}} and {{}} of '{symbol}'")
     return left, right
-
-
-def _check_broadcast(left: tuple[int, ...], right: tuple[int, ...], what: str) -> None:
-    try:
-        np.broadcast_shapes(left, right)
-    except ValueError:
-        raise ValueError(what.format(left, right) + " do not broadcast") from None
 
 
 def _matmul(x: Tensor, y: Tensor) -> Tensor:
@@ -478,32 +470,9 @@ def _matmul(x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(
             f"'@' needs as many columns left as rows right, got {x.shape} and {y.shape}"
         )
-    _check_broadcast(rows.shape[:-2], columns.shape[:-2], "leading axes {} and {} of '@'")
+    check_broadcast(rows.shape[:-2], columns.shape[:-2], "leading axes {} and {} of '@'")
     product: Tensor = matmul.matmul(rows, columns)
     if x.ndim > 1 and y.ndim > 1:
         return product
     kept = product.shape[:-2] + product.shape[-2:-1] * (x.ndim > 1)
     return product.reshape(kept + product.shape[-1:] * (y.ndim > 1))
-
-
-def _not_empty(x: Tensor, axis: int | tuple[int, ...] | None, what: str) -> Tensor:
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    if any(x.shape[one] == 0 for one in axes):
-        raise ValueError(f"{what} over axis {axis} of shape {x.shape}: there are no values")
-    return x
-
-
-def _checked_axes(
-    tensor: Tensor, axis: int | tuple[int, ...] | None
-) -> int | tuple[int, ...] | None:
-    if isinstance(axis, list):
-        raise TypeError(f"axis={axis!r} must be an integer, a tuple of integers or None")
-    axes = () if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    for one in axes:
-        if isinstance(one, bool) or not isinstance(one, int | np.integer):
-            raise TypeError(f"axis={axis!r} must be an integer, a tuple of integers or None")
-        if not -tensor.ndim <= one < tensor.ndim:
-            raise ValueError(f"axis={axis!r} is out of range for shape {tensor.shape}")
-    if len({one % tensor.ndim for one in axes}) < len(axes):
-        raise ValueError(f"axis={axis!r} names an axis twice")
-    return axis
