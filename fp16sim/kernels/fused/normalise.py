@@ -111,7 +111,8 @@ def norm_parameters_backward(g: Array, normal: Normal) -> Array:
     if inner > 1:
         name, geometry = "channels", ((width, parts), (256, 1))
     arrays = (g, x, normal.mean, normal.rstd)
-    launch(_norm(name, normal), geometry, *arrays, *sums, images, part, width, groups, inner)
+    sizes = (images, part, width, groups, inner, groups)
+    launch(_norm(name, normal), geometry, *arrays, *sums, *sizes)
     _fold(_norm("fold", normal), sums, out)
     return out
 
@@ -176,8 +177,8 @@ def batch_norm_parameters_backward(g: Array, normal: BatchNormal) -> Array:
     parts, part = norms.parts_of(images)
     sums: Array = cupy.empty((2, parts, width), np.float32)
     out: Array = cupy.empty((2, width), np.float32)
-    arguments = (g, x, normal.mean, normal.rstd, sums, images, part, width, inner)
-    launch(_batch("totals_backward", x), ((width, parts), (256, 1)), *arguments)
+    arguments = (g, x, normal.mean, normal.rstd, *sums, images, part, width, width, inner, 0)
+    launch(_batch("channels", x), ((width, parts), (256, 1)), *arguments)
     _fold(_batch("fold", x), sums, out)
     return out
 

@@ -67,12 +67,13 @@ extern "C" __global__ void backward(
 
 #: Gradients of weight and bias in two stages, both in a fixed order: sums over parts of the images
 #: (``columns`` for runs of one, ``channels`` for longer ones), and ``fold`` adds up the parts. With
-#: no x, and no statistics, they are the sums of g alone.
+#: no x, and no statistics, they are the sums of g alone. From an image's statistics to the next
+#: one's it is ``step``: groups, or 0 if the images share them (batch norm).
 PARAMETERS = """
 // A block (32, 8) has 32 columns, and each of its rows of threads every 8th image.
 extern "C" __global__ void columns(
     const T* g, const T* x, const float* means, const float* scales, float* of_weight,
-    float* of_bias, I images, I part, I width, I groups, I inner) {
+    float* of_bias, I images, I part, I width, I groups, I inner, I step) {
     __shared__ float sums[2][8][32];
     const I column = blockIdx.x * (I)32 + threadIdx.x, first = blockIdx.y * part;
     const I last = first + part < images ? first + part : images;
@@ -80,7 +81,7 @@ extern "C" __global__ void columns(
     if (column < width) {
         const I group = column / (width / groups);
         for (I image = first + threadIdx.y; image < last; image += 8) {
-            const I at = image * width + column, row = image * groups + group;
+            const I at = image * width + column, row = image * step + group;
             const float mean = CENTRED ? means[row] : 0, slope = loaded(g[at]);
             if (x) weight += slope * ((loaded(x[at]) - mean) * scales[row]);
             bias += slope;
@@ -96,14 +97,14 @@ extern "C" __global__ void columns(
 // A block has one channel of one part of the images.
 extern "C" __global__ void channels(
     const T* g, const T* x, const float* means, const float* scales, float* of_weight,
-    float* of_bias, I images, I part, I width, I groups, I inner) {
+    float* of_bias, I images, I part, I width, I groups, I inner, I step) {
     const I channel = blockIdx.x, group = channel / (width / groups), first = blockIdx.y * part;
     const I last = first + part < images ? first + part : images;
     float weight = 0, bias = 0;
     EACH(i, (last - first) * inner) {
         const I image = first + (unsigned)i / (unsigned)inner;
         const I at = (image * width + channel) * inner + (unsigned)i % (unsigned)inner;
-        const I row = image * groups + group;
+        const I row = image * step + group;
         const float mean = CENTRED ? means[row] : 0, slope = loaded(g[at]);
         if (x) weight += slope * ((loaded(x[at]) - mean) * scales[row]);
         bias += slope;
@@ -128,45 +129,21 @@ extern "C" __global__ void fold(const float* sums, float* out, I kinds, I parts,
 #: then a plane of pixels for each block. In eval mode the statistics are given, and no gradients
 #: go through them: ``along`` is null.
 BATCH = """
-#define OF_CHANNEL(at) \\
-    const I channel = blockIdx.x, first = blockIdx.y * part; \\
-    const I last = first + part < images ? first + part : images; \\
-    const auto at = [=](I i) { \\
-        const I image = first + (unsigned)i / (unsigned)inner; \\
-        return (image * width + channel) * inner + (unsigned)i % (unsigned)inner; \\
-    };
-
 // Of x; with means, of (x - mean)^2.
 extern "C" __global__ void totals(
     const T* x, const float* means, float* sums, I images, I part, I width, I inner) {
-    OF_CHANNEL(at)
+    const I channel = blockIdx.x, first = blockIdx.y * part;
+    const I last = first + part < images ? first + part : images;
     const float mean = means ? means[channel] : 0;
     float total = 0;
     EACH(i, (last - first) * inner) {
-        const float difference = loaded(x[at(i)]) - mean;
+        const I image = first + (unsigned)i / (unsigned)inner;
+        const I at = (image * width + channel) * inner + (unsigned)i % (unsigned)inner;
+        const float difference = loaded(x[at]) - mean;
         total += means ? difference * difference : difference;
     }
     total = sum(total);
     if (!threadIdx.x) sums[blockIdx.y * width + channel] = total;
-}
-
-// Of g times what was normalised, and of g.
-extern "C" __global__ void totals_backward(
-    const T* g, const T* x, const float* means, const float* scales, float* sums, I images, I part,
-    I width, I inner) {
-    OF_CHANNEL(at)
-    const float mean = means[channel], scale = scales[channel];
-    float weight = 0, bias = 0;
-    EACH(i, (last - first) * inner) {
-        const I k = at(i);
-        const float slope = loaded(g[k]);
-        weight += slope * ((loaded(x[k]) - mean) * scale);
-        bias += slope;
-    }
-    weight = sum(weight), bias = sum(bias);
-    if (threadIdx.x) return;
-    sums[blockIdx.y * width + channel] = weight;
-    sums[(gridDim.y + blockIdx.y) * width + channel] = bias;
 }
 
 #define OF_PLANE(i) \\
