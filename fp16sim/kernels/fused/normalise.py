@@ -1,4 +1,4 @@
-"""Launchers of normalisations and of sums over images: CuPy arrays in, new ones out."""
+"""Launchers of normalisations: CuPy arrays in, new ones out."""
 
 from __future__ import annotations
 

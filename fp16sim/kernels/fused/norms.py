@@ -66,9 +66,9 @@ extern "C" __global__ void backward(
 """
 
 #: Gradients of weight and bias in two stages, both in a fixed order: sums over parts of the images
-#: (``columns`` for runs of one, ``channels`` for longer ones), and ``fold`` adds up the parts. With
-#: no x, and no statistics, they are the sums of g alone. From an image's statistics to the next
-#: one's it is ``step``: groups, or 0 if the images share them (batch norm).
+#: (``columns`` for runs of one, ``channels`` for longer ones), and ``fold`` adds up the parts. From
+#: an image's statistics to the next one's it is ``step``: groups, or 0 if images share them (batch
+#: norm).
 PARAMETERS = """
 // A block (32, 8) has 32 columns, and each of its rows of threads every 8th image.
 extern "C" __global__ void columns(
@@ -83,7 +83,7 @@ extern "C" __global__ void columns(
         for (I image = first + threadIdx.y; image < last; image += 8) {
             const I at = image * width + column, row = image * step + group;
             const float mean = CENTRED ? means[row] : 0, slope = loaded(g[at]);
-            if (x) weight += slope * ((loaded(x[at]) - mean) * scales[row]);
+            weight += slope * ((loaded(x[at]) - mean) * scales[row]);
             bias += slope;
         }
     }
@@ -106,7 +106,7 @@ extern "C" __global__ void channels(
         const I at = (image * width + channel) * inner + (unsigned)i % (unsigned)inner;
         const I row = image * step + group;
         const float mean = CENTRED ? means[row] : 0, slope = loaded(g[at]);
-        if (x) weight += slope * ((loaded(x[at]) - mean) * scales[row]);
+        weight += slope * ((loaded(x[at]) - mean) * scales[row]);
         bias += slope;
     }
     weight = sum(weight), bias = sum(bias);
