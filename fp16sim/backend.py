@@ -206,7 +206,8 @@ class storage(ContextDecorator):  # noqa: N801 - a region, as autocast
 
     ``native`` keeps fp16 and bf16 values in two bytes, as PyTorch's half tensors do. Every
     primitive widens what it reads to float32, computes there and rounds once, so that it gives the
-    numbers that the emulation gives, bit for bit, unless a GPU's library adds in another order.
+    numbers that the emulation gives, bit for bit, unless a GPU's library adds in another order or
+    treats numbers below 2^-126 as zeros (CuPy's own functions do, the kernels of this package not).
     Formats that no array library stores, and moments of optimisers, are emulated all the same.
     Values made elsewhere keep the storage that they have. In this thread only.
 

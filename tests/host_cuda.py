@@ -12,6 +12,7 @@ import re
 import subprocess
 import tempfile
 import types
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -152,11 +153,19 @@ def empty(shape, dtype=np.float32):
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-class Module:
-    """What ``cupy.RawModule`` is."""
+@cache
+def module(code):
+    """The library of a text, as ``kernels.cuda`` makes one for a GPU."""
+    return Module(code)
 
-    def __init__(self, code, options):
-        assert options == source.OPTIONS
+
+def kernel(code, name):
+    """In the place of ``kernels.cuda.kernel``."""
+    return module(code).get_function(name)
+
+
+class Module:
+    def __init__(self, code):
         names = re.findall(r"__global__ void (\w+)\(", code)
         assert source.DEVICE in code
         text = code.replace(source.DEVICE, HOST) + "".join(map(RUN.format, names))
@@ -207,5 +216,4 @@ def stand_in():
     module.asarray, module.ascontiguousarray = np.asarray, np.ascontiguousarray
     module.sqrt = np.sqrt
     module.broadcast_to = lambda x, shape: np.broadcast_to(x, shape).copy()  # NumPy's is read-only
-    module.RawModule = Module
     return module

@@ -1,6 +1,6 @@
 """Rounding CuPy arrays where they are, in one elementwise kernel, which dissects: see ``cpu``.
 
-All CuPy kernels are in this file.
+It works on words of bits, so that -ftz, with which CuPy compiles it, flushes nothing.
 """
 
 from __future__ import annotations

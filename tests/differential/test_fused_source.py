@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from fused_checks import CHECKS, DTYPES, Lab, run
 
+from fp16sim.kernels import cuda
+
 
 @pytest.fixture(scope="module")
 def launchers():
@@ -29,7 +31,9 @@ def launchers():
         return x.ctypes.data
 
     gpu.address = updates.address = address
-    return gpu, normalise, updates
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cuda, "kernel", host_cuda.kernel)
+        yield gpu, normalise, updates
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -114,3 +114,14 @@ def test_sums(cupy, accumulator, block, kind):
     assert same_bits(got.get(), fs.matmul(a, b, **options)).all()
     got = fs.sum(cupy.asarray(a), axis=(0, 2), **options)
     assert same_bits(got.get(), fs.sum(a, axis=(0, 2), **options)).all()
+
+
+@pytest.mark.parametrize("accumulator", ["fp32-sequential", "fp32-pairwise", "fp32-kahan"])
+def test_what_is_subnormal_in_fp32_is_not_flushed(cupy, accumulator):
+    rng = np.random.default_rng(3)
+    a, b = (rng.standard_normal((16, 16)).astype(np.float32) for _ in range(2))
+    options = {"fmt": "fp32", "accumulator": accumulator}
+    tiny = fs.matmul(a * np.float32(2.0**-66), b * np.float32(2.0**-66), **options)
+    assert np.count_nonzero(tiny) > 200
+    on_gpu = [cupy.asarray(x) * np.float32(2.0**-66) for x in (a, b)]
+    assert same_bits(fs.matmul(*on_gpu, **options).get(), tiny).all()

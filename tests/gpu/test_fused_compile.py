@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fp16sim.kernels import cuda
 from fp16sim.kernels.fused import elementwise, norms, rows, source, steps, windows
 
 TYPES = list(source.STORAGE)
@@ -63,7 +64,7 @@ def compiled(nvrtc, code, architecture):
         ctypes.byref(program), code.encode(), b"fused.cu", 0, None, None
     )
     assert create == 0
-    options = [*source.OPTIONS, f"-arch=sm_{architecture}"]
+    options = [*cuda.OPTIONS, f"-arch=sm_{architecture}"]
     array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     status = nvrtc.nvrtcCompileProgram(program, len(options), array)
     size = ctypes.c_size_t()

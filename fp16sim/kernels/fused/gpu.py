@@ -14,8 +14,9 @@ import cupy
 import numpy as np
 
 from fp16sim.backend import Array, address
+from fp16sim.kernels import cuda
 from fp16sim.kernels.fused import elementwise, rows, source, windows
-from fp16sim.kernels.fused.source import OPTIONS, Size
+from fp16sim.kernels.fused.source import Size
 
 #: rows and columns
 Pair = tuple[int, int]
@@ -26,12 +27,7 @@ ADDRESS_OF_NOTHING = np.uint64(0)
 @cache
 def kernel(name: str, *parts: str, **types: str) -> Any:
     """A kernel of the module of these parts, with the dtypes that its types stand for."""
-    return _module(source.code(*parts, **types)).get_function(name)
-
-
-@cache
-def _module(code: str) -> Any:
-    return cupy.RawModule(code=code, options=OPTIONS)
+    return cuda.kernel(source.code(*parts, **types), name)
 
 
 def type_of(x: Array) -> str:

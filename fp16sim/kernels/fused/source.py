@@ -10,9 +10,6 @@ from typing import TypeAlias
 #: CUDA's types by the names of dtypes
 STORAGE = {"float16": "half", "bfloat16": "bfloat16", "float32": "float"}
 
-#: No product is fused with a sum: the bits are those of NumPy's order of operations.
-OPTIONS = ("-std=c++17", "--fmad=false")
-
 Size: TypeAlias = tuple[int, ...]
 
 #: what only a GPU can; tests put the host's own in its place

@@ -7,6 +7,7 @@ from typing import Any
 
 from fp16sim.backend import Array, carrier_of
 from fp16sim.formats import Format
+from fp16sim.kernels import cuda
 from fp16sim.kernels.layout import Carrier, plan
 
 #: C++ for one sum; T is float or double, W the unsigned type of its bits
@@ -139,11 +140,9 @@ def constants(fmt: Format, saturate: bool, carrier: Carrier) -> tuple[Any, ...]:
 def _kernel(
     method: str, carrier: Carrier, rounds: bool, factor: str, between: str, result: str
 ) -> Any:
-    import cupy
-
     code = definitions(carrier, rounds, factor, between, result) + SUM
     code += KERNEL.replace("METHOD", "fma_" if method == "fma" else method)
-    return cupy.RawKernel(code, "add_up", ("--fmad=false",))
+    return cuda.kernel(code, "add_up")
 
 
 def add_up(

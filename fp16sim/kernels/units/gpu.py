@@ -7,6 +7,7 @@ from typing import Any
 
 from fp16sim.backend import Array
 from fp16sim.formats import FP16, FP32, Format
+from fp16sim.kernels import cuda
 from fp16sim.kernels.units.steps import Aligned
 
 #: C++ for one sum: |x| = m 2^(e-23) for every number, subnormal ones with their format's emin
@@ -125,9 +126,7 @@ def numbers(
 
 @cache
 def _kernel() -> Any:
-    import cupy
-
-    return cupy.RawKernel(DEFINITIONS + CHAIN + KERNEL, "add_up")
+    return cuda.kernel(DEFINITIONS + CHAIN + KERNEL, "add_up")
 
 
 def add_up(
