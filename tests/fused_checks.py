@@ -401,6 +401,7 @@ def check_windows(lab, rng):
         ((1, 1, 9, 8), (2, 3), (3, 2), (0, 1), (3, 1), 1),
         ((1, 2, 20, 19), (3, 3), (1, 1), (1, 1), (1, 1), 1),
         ((2, 1, 4, 4), (2, 2), (3, 3), (0, 0), (1, 1), 1),
+        ((2, 3, 8, 12), (3, 3), (1, 1), (1, 1), (1, 1), 1),  # whole packs, across rows
     ):
         geometry = conv.Geometry(stride, padding, dilation, groups)
         output = geometry.output_size(shape[2:], kernel)
@@ -421,7 +422,12 @@ def check_windows(lab, rng):
         inside = padded[
             :, :, padding[0] : padding[0] + shape[2], padding[1] : padding[1] + shape[3]
         ]
-        lab.check(lab.gpu.col2im(lab.stored(columns), shape, *where), inside)
+        bias = rng.standard_normal(shape[1]).astype(DTYPES[lab.dtype]).astype(np.float32)
+        for given in (None, bias):
+            out = lab.stored(x)
+            also = () if given is None else (lab.stored(given),)
+            lab.gpu.col2im(lab.there(columns), out, *where, *also)
+            lab.check(out, inside if given is None else inside + given[:, None, None])
 
 
 def check_optimizers(lab, rng):

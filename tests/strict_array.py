@@ -19,6 +19,7 @@ import pytest
 
 from fp16sim.autograd.ops import conv
 from fp16sim.autograd.primitive import Primitive
+from fp16sim.backend import carried
 from fp16sim.kernels import cpu, product
 
 VERSION = "14.2.0"
@@ -423,15 +424,18 @@ def _im2col(x, kernel, *geometry):
     return StrictArray(columns)
 
 
-def _col2im(columns, shape, kernel, stride, padding, dilation):
+def _col2im(columns, out, kernel, stride, padding, dilation, bias=None):
     geometry = conv.Geometry(stride, padding, dilation)
-    output = geometry.output_size(shape[2:], kernel)
-    columns = columns._values.reshape(*shape[:2], *kernel, *output)
-    (top, left), (height, width) = padding, shape[2:]
-    padded = np.zeros((*shape[:2], height + 2 * top, width + 2 * left), columns.dtype)
+    output = geometry.output_size(out.shape[2:], kernel)
+    columns = columns._values.reshape(*out.shape[:2], *kernel, *output)
+    (top, left), (height, width) = padding, out.shape[2:]
+    padded = np.zeros((*out.shape[:2], height + 2 * top, width + 2 * left), columns.dtype)
     for i, j, window in geometry.taps(kernel, output):
         padded[window] += columns[:, :, i, j]
-    return StrictArray(padded[:, :, top : top + height, left : left + width].copy())
+    inside = padded[:, :, top : top + height, left : left + width]
+    if bias is not None:
+        inside += carried(bias._values).reshape(-1, 1, 1)
+    out._values[...] = inside
 
 
 def _kernels():

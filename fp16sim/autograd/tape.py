@@ -116,14 +116,17 @@ def backward(root: Node, seed: Array, retain: bool = False) -> None:
     is the same in every run, which matters when each addition rounds.
     """
     gradients: dict[int, Array] = {id(root): seed}
+    owned: set[int] = set()  # nodes whose gradient is an array that nothing else can refer to
     waiting = [(-root._order, root)]
     with np.errstate(all="ignore"):
         while waiting:
             _, node = heapq.heappop(waiting)
             gradient = gradients.pop(id(node))
             if node.rule is None:
-                # A copy: the same array may be another leaf's gradient, or a broadcast view.
-                node.gradient = _add(node.gradient, gradient, node, "accumulate_grad").copy()
+                own = id(node) in owned or node.gradient is not None
+                total = _add(node.gradient, gradient, node, "accumulate_grad")
+                # The array may be another leaf's gradient, too, or a broadcast or turned view.
+                node.gradient = total if own and total.flags.c_contiguous else total.copy()
                 continue
             shares = node.rule(gradient, *node.residuals)
             for parent, share in zip(node.parents, shares, strict=True):
@@ -133,9 +136,12 @@ def backward(root: Node, seed: Array, retain: bool = False) -> None:
                 incoming = _stored(_unbroadcast(share, parent.data.shape), parent, node, gradient)
                 if id(parent) not in gradients:
                     gradients[id(parent)] = incoming
+                    if incoming is not share and incoming.flags.owndata:
+                        owned.add(id(parent))
                     heapq.heappush(waiting, (-parent._order, parent))
                 else:
                     gradients[id(parent)] = _add(gradients[id(parent)], incoming, parent)
+                    owned.add(id(parent))
             if not retain and not _keeps_nothing(node):
                 node.rule, node.residuals, node.parents = _freed_rule, (), ()
 

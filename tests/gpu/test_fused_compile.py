@@ -28,7 +28,7 @@ MODULES = {
     "layer and group norm": ((source.ROWS, norms.kernels(True)), PAIRS),
     "batch norm": ((source.ROWS, norms.kernels(True), norms.BATCH), PAIRS),
     "rms norm": ((source.ROWS, norms.kernels(False)), PAIRS),
-    "windows": ((windows.WINDOWS,), [{"T": t} for t in TYPES]),
+    "windows": ((source.PACK, windows.WINDOWS), [{"T": t} for t in TYPES]),
     "steps": ((steps.kernels(),), [{"G": t} for t in TYPES[:2]]),
 }
 
@@ -92,6 +92,6 @@ def test_it_compiles(nvrtc, name, architecture):
 
 
 def test_what_is_wrong_does_not_compile(nvrtc):
-    done, log = compiled(nvrtc, source.code(windows.WINDOWS, T="float16") + "void f(T) { no; }", 80)
+    done, log = compiled(nvrtc, source.code(source.PACK, windows.WINDOWS, T="float16") + "void f(T) { no; }", 80)
     assert not done
     assert "no" in log

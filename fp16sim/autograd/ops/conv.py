@@ -106,12 +106,11 @@ def forward(
 ) -> Array:
     """Input (N, in, H, W) and weight (out, in / groups, rows, columns) to output (N, out, ...).
 
-    In the dtype that computes; on a GPU, where nobody wants to see it before it is rounded, in the
-    one that keeps it.
+    In the dtype that computes; in the one that keeps it where kernels round, as below.
     """
     kernel = weight.shape[2:]
     kernels = _by_group(weight, geometry.groups)
-    narrow = _has_kernels(x) and multiply is product and not observed()
+    narrow = _rounds_itself(x, multiply)
     size = (len(x), *kernels.shape[:2], output[0] * output[1])
     y = namespace_of(x).empty(size, x.dtype if narrow else computing_dtype(x))
     if narrow:
@@ -157,20 +156,20 @@ def of_inputs(
     images, channels = shape[:2]
     kernels = _by_group(weight, geometry.groups).swapaxes(1, 2)
     slopes = _flat(g, geometry.groups)
+    places = list(geometry.taps(kernel, output))
+    taps = channels * len(places)
+    blocks = _blocks(images, taps * slopes.shape[3] * computing_dtype(g).itemsize, g)
+    if _rounds_itself(g, multiply):
+        x: Array = xp.empty(shape, g.dtype)
+        for block in blocks:  # every value is the sum of its copies, which a GPU fetches
+            columns = multiply(kernels, slopes[block])
+            _gpu().col2im(columns, x[block], kernel, *geometry[:3], *bias)
+        return x
     (top, left), (height, width) = geometry.padding, shape[2:]
     size = (images, channels, height + 2 * top, width + 2 * left)
     padded = xp.zeros(size, computing_dtype(g))
-    places = list(geometry.taps(kernel, output))
-    image_bytes = channels * len(places) * slopes.shape[3] * padded.dtype.itemsize
-    for block in _blocks(images, image_bytes, g):
+    for block in blocks:
         columns = multiply(kernels, slopes[block])
-        if _has_kernels(columns):
-            part = (len(columns), *shape[1:])
-            # Every value is the sum of its copies, which a GPU fetches.
-            padded[block][:, :, top : top + height, left : left + width] = _gpu().col2im(
-                columns, part, kernel, *geometry[:3]
-            )
-            continue
         columns = columns.reshape(len(columns), channels, *kernel, *output)
         for i, j, window in places:
             padded[block][window] += columns[:, :, i, j]
@@ -236,6 +235,11 @@ def _gpu() -> Any:
 
 def _has_kernels(x: Array) -> bool:
     return is_on_gpu(x) and x.dtype.name in STORAGE
+
+
+def _rounds_itself(x: Array, multiply: Any) -> bool:
+    """Whether kernels write results rounded: nobody wants to see what they were before."""
+    return _has_kernels(x) and multiply is product and not observed()
 
 
 def _blocks(images: int, image_bytes: int, like: Array, whole: bool = False) -> Iterator[slice]:

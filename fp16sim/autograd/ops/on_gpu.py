@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fp16sim.autograd.ops import functions, fused, losses, matmul, norms
+from fp16sim.autograd.ops import elementwise, functions, fused, losses, matmul, norms, shape
 from fp16sim.backend import Array, carried, namespace_of
 from fp16sim.formats import Format
 from fp16sim.kernels import product
@@ -103,10 +103,20 @@ fused.linear.fuse(_linear, _of_linear)
 fused.scaled_dot_product_attention.fuse(_attention, _of_attention)
 
 
+# --- values that are moved about, as they are kept ----------------------------------------------
+
+
+def _of_index(g: Array, size: tuple[int, ...], key: Any) -> Any:
+    return shape.of_index(g if shape.picks_once(key) else carried(g), size, key)
+
+
+shape.index.fuse(lambda x, *, key: (x[key], (x.shape, key)), _of_index)
+
+
 # --- functions of one number ---------------------------------------------------------------------
 
 
-def _function(name: str, x: Array, fmt: Format, approximate: str = "none") -> Any:
+def _function(name: str, x: Array, fmt: Format | None = None, approximate: str = "none") -> Any:
     name = "gelu_tanh" if approximate == "tanh" else name
     y = _gpu().forward(name, x)
     return y, (name, y if FUNCTIONS[name].saves == "y" else x)
@@ -116,8 +126,8 @@ def _of_function(g: Array, name: str, saved: Array) -> Any:
     return (_gpu().backward(name, g, saved),)
 
 
-for one in (functions.exp, functions.sigmoid, functions.tanh, functions.softplus, functions.silu,
-            functions.gelu):  # fmt: skip
+for one in (elementwise.relu, functions.exp, functions.sigmoid, functions.tanh, functions.softplus,
+            functions.silu, functions.gelu):  # fmt: skip
     one.fuse(partial(_function, one.name), _of_function)
 
 

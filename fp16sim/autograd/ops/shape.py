@@ -41,16 +41,21 @@ def index(x: Array, *, key: Any) -> Any:
 
 
 @index.backward
-def _(g: Array, shape: tuple[int, ...], key: Any) -> Any:
+def of_index(g: Array, shape: tuple[int, ...], key: Any) -> Any:
+    """Zeros of this shape with g at x[key], added up where a value was picked several times."""
     whole = namespace_of(g).zeros(shape, g.dtype)
-    parts = key if isinstance(key, tuple) else (key,)
-    if all(
-        part is None or part is ... or isinstance(part, int | np.integer | slice) for part in parts
-    ):
-        whole[key] = g  # nothing is picked twice
+    if picks_once(key):
+        whole[key] = g
     else:
         add_at(whole, key, g)
     return (whole,)
+
+
+def picks_once(key: Any) -> bool:
+    """Whether a key is one of numbers and slices only, which pick no value several times."""
+    parts = key if isinstance(key, tuple) else (key,)
+    kinds = int | np.integer | slice
+    return all(part is None or part is ... or isinstance(part, kinds) for part in parts)
 
 
 @primitive(exact=True)

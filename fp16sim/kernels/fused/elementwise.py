@@ -18,6 +18,7 @@ class Function(NamedTuple):
 
 
 FUNCTIONS = {
+    "relu": Function("x < 0 ? 0 : x + 0", "y == 0 ? 0 : g", "y"),  # a NaN passes
     "exp": Function("expf(x)", "g * y", "y"),
     "tanh": Function("tanhf(x)", "g * (1 - y * y)", "y"),
     "sigmoid": Function("sigmoid(x)", "g * (1 - y) * y", "y"),

@@ -217,37 +217,40 @@ def im2col(
     shape = (images, groups, channels // groups * taps, places)
     out: Array = cupy.empty(shape, x.dtype)
     if out.size:
-        geometry = source.of_planes(images * channels * taps, places)
-        launch(
-            kernel("im2col", windows.WINDOWS, T=type_of(x)), geometry, x, out, *axes[0], *axes[1]
-        )
+        each = 16 // x.dtype.itemsize
+        name, each = ("im2col_packs", each) if places % each == 0 else ("im2col", 1)
+        geometry = source.of_planes(images * channels * taps, places // each)
+        function = kernel(name, source.PACK, windows.WINDOWS, T=type_of(x))
+        launch(function, geometry, x, out, *axes[0], *axes[1])
     return out
 
 
 def col2im(
     columns: Array,
-    shape: tuple[int, ...],
+    out: Array,
     kernel_size: Pair,
     stride: Pair,
     padding: Pair,
     dilation: Pair,
-) -> Array:
-    """The transpose of ``im2col``: each pixel of ``shape`` (N, C, H, W) is the sum of its copies.
+    bias: Array | None = None,
+) -> None:
+    """The transpose of ``im2col``: each pixel of ``out`` (N, C, H, W) is the sum of its copies.
 
-    They are added up in float, in the order of the kernel's taps, and rounded once.
+    columns: fp32. They are added up in the order of the kernel's taps, then the channel's bias of
+    out's dtype, if there is one, and rounded once.
     """
     (columns,) = contiguous(columns)
-    images, channels, *size = shape
+    images, channels, *size = out.shape
     axes = _axes(size, kernel_size, stride, padding, dilation)
     places = math.prod(kernel_size) * math.prod(axis.output for axis in axes)
-    if columns.size != images * channels * places:
-        raise ValueError(f"columns {columns.shape} are not those of images {shape}")
-    out: Array = cupy.empty(shape, columns.dtype)
+    if columns.size != images * channels * places or columns.dtype != np.float32:
+        raise ValueError(
+            f"columns {columns.shape} of {columns.dtype} are not those of images {out.shape}"
+        )
     if out.size:
         geometry = source.of_planes(images * channels, math.prod(size))
-        function = kernel("col2im", windows.WINDOWS, T=type_of(columns))
-        launch(function, geometry, columns, out, *axes[0], *axes[1])
-    return out
+        function = kernel("col2im", source.PACK, windows.WINDOWS, T=type_of(out))
+        launch(function, geometry, columns, bias, out, channels, *axes[0], *axes[1])
 
 
 class _Axis(NamedTuple):

@@ -1,4 +1,4 @@
-"""Windows of images (N, C, H, W) as columns (N, C, rows, columns, oh, ow), and back, in T.
+"""Windows of images (N, C, H, W) in T as columns (N, C, rows, columns, oh, ow), and back.
 
 The channels of a group follow one another, so that groups are a matter of shape alone.
 """
@@ -8,18 +8,34 @@ struct Axis { int size, kernel, output, stride, padding, dilation; };
 #define AXIS(a) I a##0, I a##1, I a##2, I a##3, I a##4, I a##5
 #define MADE(a) const Axis a = {(int)a##0, (int)a##1, (int)a##2, (int)a##3, (int)a##4, (int)a##5};
 
-// blockIdx.x: image, channel and tap; blockIdx.y's threads are windows
+// blockIdx.x: image, channel and tap; each of blockIdx.y's threads has N windows in a row
+template <int N> __device__ __forceinline__ void gathered(const T* x, T* columns, Axis h, Axis w) {
+    const int tap = blockIdx.x % (h.kernel * w.kernel), i = tap / w.kernel, j = tap % w.kernel;
+    const int window = (blockIdx.y * blockDim.x + threadIdx.x) * N;
+    if (window >= h.output * w.output) return;
+    const int top = i * h.dilation - h.padding, left = j * w.dilation - w.padding;
+    int row = window / w.output, column = window % w.output;
+    x += blockIdx.x / (h.kernel * w.kernel) * (I)h.size * w.size;
+    columns += blockIdx.x * (I)h.output * w.output + window;
+    Pack<N> pack;
+    for (int k = 0; k < N; ++k) {
+        const int y = row * h.stride + top, z = column * w.stride + left;
+        const bool inside = y >= 0 && y < h.size && z >= 0 && z < w.size;
+        pack.at[k] = inside ? x[(I)y * w.size + z] : stored<T>(0);
+        if (++column == w.output) column = 0, ++row;
+    }
+    *(Pack<N>*)columns = pack;
+}
+
 extern "C" __global__ void im2col(const T* x, T* columns, AXIS(h), AXIS(w)) {
     MADE(h) MADE(w)
-    const int tap = blockIdx.x % (h.kernel * w.kernel), i = tap / w.kernel, j = tap % w.kernel;
-    const int window = blockIdx.y * blockDim.x + threadIdx.x;
-    if (window >= h.output * w.output) return;
-    const int row = window / w.output * h.stride - h.padding + i * h.dilation;
-    const int column = window % w.output * w.stride - w.padding + j * w.dilation;
-    const bool inside = row >= 0 && row < h.size && column >= 0 && column < w.size;
-    x += blockIdx.x / (h.kernel * w.kernel) * (I)h.size * w.size;
-    columns += blockIdx.x * (I)h.output * w.output;
-    columns[window] = inside ? x[(I)row * w.size + column] : stored<T>(0);
+    gathered<1>(x, columns, h, w);
+}
+
+// where the windows of a plane are whole packs
+extern "C" __global__ void im2col_packs(const T* x, T* columns, AXIS(h), AXIS(w)) {
+    MADE(h) MADE(w)
+    gathered<WIDE>(x, columns, h, w);
 }
 
 // Where tap k of the kernel meets a place: in which output, or -1.
@@ -29,7 +45,8 @@ __device__ __forceinline__ int met(int place, int k, const Axis& a) {
 }
 
 // blockIdx.x: image and channel; blockIdx.y's threads are pixels, which add up their taps in order
-extern "C" __global__ void col2im(const T* columns, T* x, AXIS(h), AXIS(w)) {
+extern "C" __global__ void col2im(
+    const float* columns, const T* bias, T* x, I channels, AXIS(h), AXIS(w)) {
     MADE(h) MADE(w)
     const int pixel = blockIdx.y * blockDim.x + threadIdx.x;
     if (pixel >= h.size * w.size) return;
@@ -42,9 +59,10 @@ extern "C" __global__ void col2im(const T* columns, T* x, AXIS(h), AXIS(w)) {
             const int column = met(pixel % w.size, j, w);
             if (column < 0) continue;
             const I plane = i * w.kernel + j;
-            total += loaded(columns[(plane * h.output + row) * w.output + column]);
+            total += columns[(plane * h.output + row) * w.output + column];
         }
     }
+    if (bias) total += loaded(bias[blockIdx.x % channels]);
     x[blockIdx.x * (I)h.size * w.size + pixel] = stored<T>(total);
 }
 """
