@@ -15,7 +15,7 @@ from fp16sim.kernels.fused import elementwise, norms, rows, source, steps, windo
 
 TYPES = list(source.STORAGE)
 PAIRS = [{"T": t, "W": w} for t, w in itertools.product(TYPES, TYPES) if w in (t, "float32")]
-SOFTMAX = (source.ROWS, rows.SOFTMAX, rows.CROSS_ENTROPY)
+SOFTMAX = (rows.SOFTMAX, rows.CROSS_ENTROPY)
 
 #: every module that launchers can make: its parts, and what types it is made for
 MODULES = {
@@ -23,7 +23,8 @@ MODULES = {
         f"elementwise {name}": ((source.PACK, elementwise.kernels(name)), [{"T": t} for t in TYPES])
         for name in elementwise.FUNCTIONS
     },
-    "softmax": (SOFTMAX, [{"T": t} for t in TYPES]),
+    "softmax": ((source.ROWS, *SOFTMAX), [{"T": t} for t in TYPES]),
+    "softmax, apart": ((source.APART, *SOFTMAX), [{"T": t} for t in TYPES]),
     "attention": ((source.ROWS, rows.ATTENTION), [{"T": t} for t in TYPES]),
     "layer and group norm": ((source.ROWS, norms.kernels(True)), PAIRS),
     "batch norm": ((source.ROWS, norms.kernels(True), norms.BATCH), PAIRS),
@@ -92,6 +93,8 @@ def test_it_compiles(nvrtc, name, architecture):
 
 
 def test_what_is_wrong_does_not_compile(nvrtc):
-    done, log = compiled(nvrtc, source.code(source.PACK, windows.WINDOWS, T="float16") + "void f(T) { no; }", 80)
+    done, log = compiled(
+        nvrtc, source.code(source.PACK, windows.WINDOWS, T="float16") + "void f(T) { no; }", 80
+    )
     assert not done
     assert "no" in log

@@ -20,7 +20,7 @@ from fp16sim.backend import Array, carried, namespace_of
 from fp16sim.formats import Format
 from fp16sim.kernels import product
 from fp16sim.kernels.fused.elementwise import FUNCTIONS
-from fp16sim.kernels.fused.source import STORAGE
+from fp16sim.kernels.fused.source import SHORT, STORAGE
 
 
 def _gpu() -> Any:
@@ -134,22 +134,27 @@ for one in (elementwise.relu, functions.exp, functions.sigmoid, functions.tanh, 
 # --- along rows ----------------------------------------------------------------------------------
 
 
+def _too_long(x: Array, axis: int) -> bool:
+    """Whether rows whose values lie apart, each of them one thread's, have too many of them."""
+    return axis % x.ndim != x.ndim - 1 and x.shape[axis] > SHORT
+
+
 def _softmax(x: Array, *, axis: int) -> Any:
-    return (y := _gpu().softmax(x), (y,)) if axis % x.ndim == x.ndim - 1 else None
+    return None if _too_long(x, axis) else (y := _gpu().softmax(x, axis), (y, axis))
 
 
 def _log_softmax(x: Array, *, axis: int) -> Any:
-    return (y := _gpu().log_softmax(x), (y,)) if axis % x.ndim == x.ndim - 1 else None
+    return None if _too_long(x, axis) else (y := _gpu().log_softmax(x, axis), (y, axis))
 
 
-fused.softmax.fuse(_softmax, lambda g, y: (_gpu().softmax_backward(g, y),))
-fused.log_softmax.fuse(_log_softmax, lambda g, y: (_gpu().log_softmax_backward(g, y),))
+fused.softmax.fuse(_softmax, lambda g, y, axis: (_gpu().softmax_backward(g, y, axis),))
+fused.log_softmax.fuse(_log_softmax, lambda g, y, axis: (_gpu().log_softmax_backward(g, y, axis),))
 
 
 def _cross_entropy(
     logits: Array, *, target: Array, ignored: int, smoothing: float, reduction: str
 ) -> Any:
-    if logits.ndim != 2:
+    if _too_long(logits, 1):
         return None
     target = target.astype(np.int64, copy=False)
     rows, statistics = _gpu().cross_entropy(logits, target, ignored, smoothing)

@@ -90,34 +90,44 @@ def _elementwise(name: str, way: str, *arrays: Array) -> Array:
     return out
 
 
-def softmax(x: Array) -> Array:
-    """Along the last axis."""
-    return _of_rows("softmax", x)
+def softmax(x: Array, axis: int = -1) -> Array:
+    """Along an axis."""
+    return _along("softmax", axis, x)
 
 
-def softmax_backward(g: Array, y: Array) -> Array:
+def softmax_backward(g: Array, y: Array, axis: int = -1) -> Array:
     """From the stored softmax y."""
-    return _of_rows("softmax_backward", g, y)
+    return _along("softmax_backward", axis, g, y)
 
 
-def log_softmax(x: Array) -> Array:
-    """Along the last axis."""
-    return _of_rows("log_softmax", x)
+def log_softmax(x: Array, axis: int = -1) -> Array:
+    """Along an axis."""
+    return _along("log_softmax", axis, x)
 
 
-def log_softmax_backward(g: Array, y: Array) -> Array:
+def log_softmax_backward(g: Array, y: Array, axis: int = -1) -> Array:
     """From the stored log softmax y."""
-    return _of_rows("log_softmax_backward", g, y)
+    return _along("log_softmax_backward", axis, g, y)
 
 
-def _of_rows(name: str, *arrays: Array) -> Array:
+def _along(name: str, axis: int, *arrays: Array) -> Array:
     arrays = tuple(contiguous(*arrays))
     out: Array = cupy.empty_like(arrays[0])
     if out.size:
-        count, width = math.prod(out.shape[:-1]), out.shape[-1]
-        function = kernel(name, source.ROWS, rows.SOFTMAX, T=type_of(out))
-        launch(function, source.of_rows(count, width), *arrays, out, count, width)
+        lie, geometry, sizes = _rows_of(out.shape, axis)
+        launch(kernel(name, lie, rows.SOFTMAX, T=type_of(out)), geometry, *arrays, out, *sizes)
     return out
+
+
+def _rows_of(
+    shape: tuple[int, ...], axis: int
+) -> tuple[str, tuple[Size, Size], tuple[int, int, int]]:
+    """For rows along an axis: the text of how they lie, geometry, and rows, width and inner."""
+    width, inner = shape[axis], math.prod(shape[axis % len(shape) + 1 :])
+    count = math.prod(shape) // width
+    if inner == 1:
+        return source.ROWS, source.of_rows(count, width), (count, width, inner)
+    return source.APART, source.of_threads(count), (count, width, inner)
 
 
 def attention_weights(scores: Array, allowed: Array | None, scale: float, like: Array) -> Array:
@@ -156,21 +166,19 @@ def attention_weights_backward(g: Array, weights: Array, scale: float) -> Array:
 def cross_entropy(
     x: Array, target: Array, ignored: int = -100, smoothing: float = 0.0
 ) -> tuple[Array, Array]:
-    """Each row's loss (N,), and statistics (2, N) for backward; both in fp32, nothing reduced.
+    """Each loss (N, ...), and statistics (2, N, ...) for backward; both in fp32, nothing reduced.
 
-    x: logits (N, C). target: int64 (N,); a row whose target is ``ignored`` has loss 0, and one
-    whose target is no class has NaN. The statistics add up to log Σ e^x: maximum, and the rest.
+    x: logits (N, C, ...). target: int64 (N, ...); where it is ``ignored`` the loss is 0, and where
+    it is no class, NaN. The statistics add up to log Σ e^x: maximum, and the rest.
     """
     (x,), (target,) = contiguous(x), contiguous(target)
-    count, width = _checked_targets(x, target)
-    losses: Array = cupy.empty(count, np.float32)
-    statistics: Array = cupy.empty((2, count), np.float32)
-    if count:
-        function = kernel(
-            "cross_entropy", source.ROWS, rows.SOFTMAX, rows.CROSS_ENTROPY, T=type_of(x)
-        )
-        arguments = (x, target, losses, *statistics, count, width, ignored)
-        launch(function, source.of_rows(count, width), *arguments, 1 - smoothing, float(smoothing))
+    _check_targets(x, target)
+    losses: Array = cupy.empty(target.shape, np.float32)
+    statistics: Array = cupy.empty((2, *target.shape), np.float32)
+    if losses.size:
+        function, geometry, sizes = _of_classes("cross_entropy", x)
+        arguments = (x, target, losses, *statistics, *sizes, ignored)
+        launch(function, geometry, *arguments, 1 - smoothing, float(smoothing))
     return losses, statistics
 
 
@@ -182,28 +190,29 @@ def cross_entropy_backward(
     ignored: int = -100,
     smoothing: float = 0.0,
 ) -> Array:
-    """The gradient of the logits, of their dtype; factor: fp32 (N,), 0 where a target is ignored.
+    """The gradient of the logits, of their dtype; factor: fp32 (N, ...), 0 for ignored targets.
 
-    It is what each row's loss is multiplied by in the sum, times the gradient of that sum.
+    It is what each loss is multiplied by in the sum, times the gradient of that sum.
     """
     (x,), (target,), (factor,) = contiguous(x), contiguous(target), contiguous(factor)
-    count, width = _checked_targets(x, target)
+    _check_targets(x, target)
     out: Array = cupy.empty_like(x)
     if out.size:
-        function = kernel(
-            "cross_entropy_backward", source.ROWS, rows.SOFTMAX, rows.CROSS_ENTROPY, T=type_of(x)
-        )
-        arguments = (factor, x, target, *statistics, out, count, width, ignored)
-        shares = (1 - smoothing, smoothing / width)
-        launch(function, source.of_rows(count, width), *arguments, *map(float, shares))
+        function, geometry, sizes = _of_classes("cross_entropy_backward", x)
+        arguments = (factor, x, target, *statistics, out, *sizes, ignored)
+        launch(function, geometry, *arguments, 1 - smoothing, smoothing / x.shape[1])
     return out
 
 
-def _checked_targets(x: Array, target: Array) -> tuple[int, int]:
-    count, width = x.shape
-    if target.shape != (count,) or target.dtype != np.int64:
-        raise TypeError(f"target must be int64 ({count},), got {target.dtype} {target.shape}")
-    return count, width
+def _of_classes(name: str, x: Array) -> tuple[Any, tuple[Size, Size], tuple[int, int, int]]:
+    lie, geometry, sizes = _rows_of(x.shape, 1)
+    return kernel(name, lie, rows.SOFTMAX, rows.CROSS_ENTROPY, T=type_of(x)), geometry, sizes
+
+
+def _check_targets(x: Array, target: Array) -> None:
+    shape = (x.shape[0], *x.shape[2:])
+    if target.shape != shape or target.dtype != np.int64:
+        raise TypeError(f"target must be int64 {shape}, got {target.dtype} {target.shape}")
 
 
 def im2col(

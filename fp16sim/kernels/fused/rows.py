@@ -1,4 +1,7 @@
-"""Softmax, log softmax, attention's, cross entropy: a row of T is one warp's, or one block's.
+"""Softmax, log softmax, attention's, cross entropy, along rows of n values of T.
+
+A row is a warp's or a block's, if its values lie together (``source.ROWS``). Otherwise they are
+``inner`` values apart, as the classes of a pixel are, and a row is one thread's (``source.APART``).
 
 A NaN makes the whole row NaN, as does +infinity, and a row of -infinity only, as in the primitives:
 ``fmaxf`` passes over a NaN, but the sum of the powers does not.
@@ -6,47 +9,48 @@ A NaN makes the whole row NaN, as does +infinity, and a row of -infinity only, a
 
 SOFTMAX = """
 // The row's maximum, and the sum of e^(x - maximum).
-__device__ __forceinline__ void statistics_of(const T* x, I n, float& top, float& total) {
+__device__ __forceinline__ void statistics_of(const T* x, I n, I inner, float& top, float& total) {
     top = -INFINITE, total = 0;
-    EACH(i, n) top = fmaxf(top, loaded(x[i]));
+    EACH(i, n) top = fmaxf(top, loaded(x[AT(i)]));
     top = most(top);
-    EACH(i, n) total += expf(loaded(x[i]) - top);
+    EACH(i, n) total += expf(loaded(x[AT(i)]) - top);
     total = sum(total);
 }
 
-extern "C" __global__ void softmax(const T* x, T* y, I rows, I n) {
+extern "C" __global__ void softmax(const T* x, T* y, I rows, I n, I inner) {
     ROW(rows)
-    x += row * n, y += row * n;
+    x += START(row), y += START(row);
     float top, total;
-    statistics_of(x, n, top, total);
-    EACH(i, n) y[i] = stored<T>(expf(loaded(x[i]) - top) / total);
+    statistics_of(x, n, inner, top, total);
+    EACH(i, n) y[AT(i)] = stored<T>(expf(loaded(x[AT(i)]) - top) / total);
 }
 
-extern "C" __global__ void log_softmax(const T* x, T* y, I rows, I n) {
+extern "C" __global__ void log_softmax(const T* x, T* y, I rows, I n, I inner) {
     ROW(rows)
-    x += row * n, y += row * n;
+    x += START(row), y += START(row);
     float top, total;
-    statistics_of(x, n, top, total);
+    statistics_of(x, n, inner, top, total);
     const float log_total = logf(total);
-    EACH(i, n) y[i] = stored<T>(loaded(x[i]) - top - log_total);
+    EACH(i, n) y[AT(i)] = stored<T>(loaded(x[AT(i)]) - top - log_total);
 }
 
-extern "C" __global__ void softmax_backward(const T* g, const T* y, T* dx, I rows, I n) {
+extern "C" __global__ void softmax_backward(const T* g, const T* y, T* dx, I rows, I n, I inner) {
     ROW(rows)
-    g += row * n, y += row * n, dx += row * n;
+    g += START(row), y += START(row), dx += START(row);
     float total = 0;
-    EACH(i, n) total += loaded(g[i]) * loaded(y[i]);
+    EACH(i, n) total += loaded(g[AT(i)]) * loaded(y[AT(i)]);
     total = sum(total);
-    EACH(i, n) dx[i] = stored<T>((loaded(g[i]) - total) * loaded(y[i]));
+    EACH(i, n) dx[AT(i)] = stored<T>((loaded(g[AT(i)]) - total) * loaded(y[AT(i)]));
 }
 
-extern "C" __global__ void log_softmax_backward(const T* g, const T* y, T* dx, I rows, I n) {
+extern "C" __global__ void log_softmax_backward(
+    const T* g, const T* y, T* dx, I rows, I n, I inner) {
     ROW(rows)
-    g += row * n, y += row * n, dx += row * n;
+    g += START(row), y += START(row), dx += START(row);
     float total = 0;
-    EACH(i, n) total += loaded(g[i]);
+    EACH(i, n) total += loaded(g[AT(i)]);
     total = sum(total);
-    EACH(i, n) dx[i] = stored<T>(loaded(g[i]) - expf(loaded(y[i])) * total);
+    EACH(i, n) dx[AT(i)] = stored<T>(loaded(g[AT(i)]) - expf(loaded(y[AT(i)])) * total);
 }
 """
 
@@ -84,20 +88,20 @@ extern "C" __global__ void attention_weights_backward(
 CROSS_ENTROPY = """
 extern "C" __global__ void cross_entropy(
     const T* x, const I* targets, float* losses, float* tops, float* logs,
-    I rows, I n, I ignored, float kept, float smoothing) {
+    I rows, I n, I inner, I ignored, float kept, float smoothing) {
     ROW(rows)
-    x += row * n;
+    x += START(row);
     float top, total, mean = 0;
-    statistics_of(x, n, top, total);
+    statistics_of(x, n, inner, top, total);
     const float log_total = logf(total);
     if (smoothing) {
-        EACH(i, n) mean += loaded(x[i]) - top - log_total;
+        EACH(i, n) mean += loaded(x[AT(i)]) - top - log_total;
         mean = sum(mean) / n;
     }
-    if (threadIdx.x) return;
+    if (LANE) return;
     const I target = targets[row];
     float loss = NOT_A_NUMBER;
-    if (target >= 0 && target < n) loss = -(loaded(x[target]) - top - log_total);
+    if (target >= 0 && target < n) loss = -(loaded(x[AT(target)]) - top - log_total);
     if (smoothing) loss = kept * loss - smoothing * mean;
     losses[row] = target == ignored ? 0 : loss;
     tops[row] = top, logs[row] = log_total;
@@ -105,16 +109,16 @@ extern "C" __global__ void cross_entropy(
 
 extern "C" __global__ void cross_entropy_backward(
     const float* factors, const T* x, const I* targets, const float* tops, const float* logs,
-    T* dx, I rows, I n, I ignored, float kept, float share) {
+    T* dx, I rows, I n, I inner, I ignored, float kept, float share) {
     ROW(rows)
-    x += row * n, dx += row * n;
+    x += START(row), dx += START(row);
     const float top = tops[row], log_total = logs[row];
     const I target = targets[row] == ignored ? 0 : targets[row];
     const float factor = target >= 0 && target < n ? factors[row] : NOT_A_NUMBER;
     EACH(i, n) {
-        float slope = expf(loaded(x[i]) - top - log_total) - share;
+        float slope = expf(loaded(x[AT(i)]) - top - log_total) - share;
         if (i == target) slope -= kept;
-        dx[i] = stored<T>(slope * factor);
+        dx[AT(i)] = stored<T>(slope * factor);
     }
 }
 """

@@ -65,6 +65,9 @@ ROWS = """
     const I row = blockIdx.x * (I)blockDim.y + threadIdx.y; \\
     if (row >= rows) return;
 #define EACH(i, n) for (I i = threadIdx.x; i < n; i += blockDim.x)
+#define LANE threadIdx.x
+#define START(row) (row) * n
+#define AT(i) i
 
 template <class Op> __device__ __forceinline__ float across(float x, Op op) {
     for (int lanes = 16; lanes; lanes /= 2) x = op(x, __shfl_xor_sync(0xFFFFFFFFu, x, lanes));
@@ -85,6 +88,21 @@ __device__ __forceinline__ float sum(float x) {
 __device__ __forceinline__ float most(float x) {
     return across(x, [](float a, float b) { return fmaxf(a, b); });
 }
+"""
+
+#: The same for rows whose values are ``inner`` apart: a row is one thread's, its neighbours' values
+#: lie beside its own.
+APART = """
+#define ROW(rows) \\
+    const I row = blockIdx.x * (I)blockDim.x + threadIdx.x; \\
+    if (row >= rows) return;
+#define EACH(i, n) for (I i = 0; i < n; ++i)
+#define LANE 0
+#define START(row) (row) / inner * n * inner + (row) % inner
+#define AT(i) (i) * inner
+
+__device__ __forceinline__ float sum(float x) { return x; }
+__device__ __forceinline__ float most(float x) { return x; }
 """
 
 
@@ -109,6 +127,11 @@ def of_rows(rows: int, width: int) -> tuple[Size, Size]:
         return (-(-rows // 4),), (32, 4)
     threads = 1 << max(7, min(10, (-(-width // 16) - 1).bit_length()))
     return (rows,), (threads, 1)
+
+
+def of_threads(count: int) -> tuple[Size, Size]:
+    """Grid and block for a thread each."""
+    return (-(-count // 256),), (256,)
 
 
 def of_planes(planes: int, places: int) -> tuple[Size, Size]:
