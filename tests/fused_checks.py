@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 import fp16sim as fs
-from fp16sim.autograd.ops import conv, fused, losses, norms
+from fp16sim.autograd.ops import conv, fused, losses, norms, pool
 from fp16sim.autograd.primitive import PRIMITIVES
 from fp16sim.kernels.fused.elementwise import FUNCTIONS
 from fp16sim.optim import SGD, Adam, AdamW
@@ -448,6 +448,27 @@ def check_windows(lab, rng):
             also = () if given is None else (lab.stored(given),)
             lab.gpu.col2im(lab.there(columns), out, *where, *also)
             lab.check(out, inside if given is None else inside + given[:, None, None])
+
+
+def check_max_pool(lab, rng):
+    for shape, kernel, stride, padding, dilation in (
+        ((2, 3, 6, 8), (2, 2), (2, 2), (0, 0), (1, 1)),
+        ((2, 2, 9, 10), (3, 2), (2, 1), (1, 1), (1, 2)),
+        ((1, 1, 7, 7), (5, 5), (1, 1), (2, 2), (1, 1)),
+        ((1, 2, 5, 5), (2, 2), (3, 3), (0, 0), (1, 1)),
+    ):
+        geometry = conv.Geometry(stride, padding, dilation)
+        x = rng.integers(-3, 4, shape) + np.float32(0.5)  # many of a window are the same
+        x[rng.random(shape) < 0.1] = -np.inf
+        x[rng.random(shape) < 0.03] = np.nan
+        output = geometry.output_size(shape[2:], kernel)
+        g = lab.numbers(rng, *shape[:2], *output)
+        y, (dx,) = lab.apply(pool.max_pool2d, [x], g, kernel=kernel, geometry=geometry)
+        where = (kernel, stride, padding, dilation)
+        ours = lab.gpu.max_pool(lab.stored(x), *where)
+        lab.check(ours, y.astype(np.float32))
+        slope = lab.gpu.max_pool_backward(lab.stored(g), lab.stored(x), ours, *where)
+        lab.check(slope, dx, 25 * EPS * np.abs(g).max())
 
 
 def check_optimizers(lab, rng):

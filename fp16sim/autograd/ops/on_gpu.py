@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from fp16sim.autograd.ops import elementwise, functions, fused, losses, matmul, norms, shape
+from fp16sim.autograd.ops import elementwise, functions, fused, losses, matmul, norms, pool, shape
+from fp16sim.autograd.ops.conv import Geometry, Pair
 from fp16sim.backend import Array, carried, namespace_of
 from fp16sim.formats import Format
 from fp16sim.kernels import product
@@ -111,6 +112,21 @@ def _of_index(g: Array, size: tuple[int, ...], key: Any) -> Any:
 
 
 shape.index.fuse(lambda x, *, key: (x[key], (x.shape, key)), _of_index)
+
+
+# --- windows -------------------------------------------------------------------------------------
+
+
+def _max_pool(x: Array, *, kernel: Pair, geometry: Geometry) -> Any:
+    y = _gpu().max_pool(x, kernel, *geometry[:3])
+    return y, (x, y, kernel, geometry)
+
+
+def _of_max_pool(g: Array, x: Array, y: Array, kernel: Pair, geometry: Geometry) -> Any:
+    return (_gpu().max_pool_backward(g, x, y, kernel, *geometry[:3]),)
+
+
+pool.max_pool2d.fuse(_max_pool, _of_max_pool)
 
 
 # --- functions of one number ---------------------------------------------------------------------

@@ -262,6 +262,33 @@ def col2im(
         launch(function, geometry, columns, bias, out, channels, *axes[0], *axes[1])
 
 
+def max_pool(x: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
+    """The largest value of each window of x (N, C, H, W); NaN wins."""
+    (x,) = contiguous(x)
+    images, channels, *size = x.shape
+    axes = _axes(size, kernel_size, stride, padding, dilation)
+    out: Array = cupy.empty((images, channels, *(axis.output for axis in axes)), x.dtype)
+    if out.size:
+        geometry = source.of_planes(images * channels, math.prod(out.shape[2:]))
+        function = kernel("max_pool", source.PACK, windows.WINDOWS, T=type_of(x))
+        launch(function, geometry, x, out, *axes[0], *axes[1])
+    return out
+
+
+def max_pool_backward(
+    g: Array, x: Array, y: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Array:
+    """The gradient of x: each window's goes to the first of its largest values y."""
+    (x,), (g, y) = contiguous(x), contiguous(g, y)
+    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
+    out: Array = cupy.empty_like(x)
+    if out.size:
+        geometry = source.of_planes(math.prod(x.shape[:2]), math.prod(x.shape[2:]))
+        function = kernel("max_pool_backward", source.PACK, windows.WINDOWS, T=type_of(x))
+        launch(function, geometry, g, x, y, out, *axes[0], *axes[1])
+    return out
+
+
 class _Axis(NamedTuple):
     """The fields of the kernels' ``struct Axis``."""
 

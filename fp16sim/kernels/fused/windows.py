@@ -44,6 +44,59 @@ __device__ __forceinline__ int met(int place, int k, const Axis& a) {
     return start >= 0 && output * a.stride == start && output < a.output ? output : -1;
 }
 
+// The place of tap (i, j) of a window in the image, or -1.
+__device__ __forceinline__ int place(int window, int i, int j, const Axis& h, const Axis& w) {
+    const int row = window / w.output * h.stride + i * h.dilation - h.padding;
+    const int column = window % w.output * w.stride + j * w.dilation - w.padding;
+    const bool inside = row >= 0 && row < h.size && column >= 0 && column < w.size;
+    return inside ? row * w.size + column : -1;
+}
+
+// blockIdx.x: image and channel; blockIdx.y's threads are windows. A NaN is more than all numbers.
+extern "C" __global__ void max_pool(const T* x, T* y, AXIS(h), AXIS(w)) {
+    MADE(h) MADE(w)
+    const int window = blockIdx.y * blockDim.x + threadIdx.x;
+    if (window >= h.output * w.output) return;
+    x += blockIdx.x * (I)h.size * w.size;
+    float most = -INFINITE;
+    for (int i = 0; i < h.kernel; ++i)
+        for (int j = 0; j < w.kernel; ++j) {
+            const int at = place(window, i, j, h, w);
+            if (at < 0) continue;
+            const float value = loaded(x[at]);
+            if (value > most || value != value) most = value;
+        }
+    y[blockIdx.x * (I)h.output * w.output + window] = stored<T>(most);
+}
+
+// blockIdx.y's threads are pixels: each takes the gradients of the windows whose first largest
+// value it is, in the order of the taps by which they see it.
+extern "C" __global__ void max_pool_backward(
+    const T* g, const T* x, const T* y, T* dx, AXIS(h), AXIS(w)) {
+    MADE(h) MADE(w)
+    const int pixel = blockIdx.y * blockDim.x + threadIdx.x;
+    if (pixel >= h.size * w.size) return;
+    x += blockIdx.x * (I)h.size * w.size;
+    g += blockIdx.x * (I)h.output * w.output, y += blockIdx.x * (I)h.output * w.output;
+    const float own = loaded(x[pixel]);
+    float total = 0;
+    for (int tap = 0; tap < h.kernel * w.kernel; ++tap) {
+        const int row = met(pixel / w.size, tap / w.kernel, h);
+        const int column = met(pixel % w.size, tap % w.kernel, w);
+        if (row < 0 || column < 0) continue;
+        const int window = row * w.output + column;
+        const float most = loaded(y[window]);
+        bool first = own == most || own != own;
+        for (int before = 0; first && before < tap; ++before) {
+            const int at = place(window, before / w.kernel, before % w.kernel, h, w);
+            const float value = at < 0 ? 0 : loaded(x[at]);
+            first = at < 0 || (value != most && value == value);
+        }
+        if (first) total += loaded(g[window]);
+    }
+    dx[blockIdx.x * (I)h.size * w.size + pixel] = stored<T>(total);
+}
+
 // blockIdx.x: image and channel; blockIdx.y's threads are pixels, which add up their taps in order
 extern "C" __global__ void col2im(
     const float* columns, const T* bias, T* x, I channels, AXIS(h), AXIS(w)) {
