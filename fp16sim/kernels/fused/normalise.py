@@ -157,11 +157,11 @@ def batch_norm(
     if not 0 < count < 2**31:
         raise ValueError(f"channels must have 1 to 2^31 - 1 values, got {count}")
     if fixed is None:
-        mean = _totals(x, None) / np.float32(count)
-        variance = _totals(x, mean) / np.float32(count)
+        mean, _ = _moments(x, None, eps)
+        variance, rstd = _moments(x, mean, eps)
     else:
         mean, variance = (cupy.ascontiguousarray(part.reshape(-1)) for part in fixed)
-    rstd = 1 / cupy.sqrt(variance + np.float32(eps))
+        rstd = 1 / cupy.sqrt(variance + np.float32(eps))
     normal = BatchNormal(x, weight, mean, rstd, fixed is None)
     out: Array = cupy.empty_like(x)
     images, width, inner = normal.sizes
@@ -199,16 +199,18 @@ def batch_norm_backward(g: Array, normal: BatchNormal, sums: Sequence[Array] | N
     return out
 
 
-def _totals(x: Array, mean: Array | None) -> Array:
+def _moments(x: Array, mean: Array | None, eps: float) -> tuple[Array, Array]:
+    """Means of channels; given these, variances, and what differences are multiplied by."""
     images, width, inner = len(x), x.shape[1], math.prod(x.shape[2:])
     parts, part = norms.parts_of(images)
-    sums: Array = cupy.empty((1, parts, width), np.float32)
-    out: Array = cupy.empty((1, width), np.float32)
+    sums: Array = cupy.empty((parts, width), np.float32)
+    moments: Array = cupy.empty(width, np.float32)
+    scales: Array = cupy.empty(width, np.float32)
     geometry = (width, parts), (256, 1)
     launch(_batch("totals", x), geometry, x, mean, sums, images, part, width, inner)
-    _fold(_batch("fold", x), sums, out)
-    total: Array = out[0]
-    return total
+    arguments = (sums, moments, scales, parts, width, float(x.size // width), float(eps))
+    launch(_batch("settle", x), source.of_threads(width), *arguments)
+    return moments, scales
 
 
 def _batch(name: str, x: Array, weight: Array | None = None, bias: Array | None = None) -> Any:

@@ -125,8 +125,8 @@ extern "C" __global__ void fold(const float* sums, float* out, I kinds, I parts,
 }
 """
 
-#: Batch norm of (images, width, inner) by channel: statistics in two stages, folded as above, and
-#: then a plane of pixels for each block. In eval mode the statistics are given, and no gradients
+#: Batch norm of (images, width, inner) by channel: statistics in two stages, too, and then
+#: a plane of pixels for each block. In eval mode the statistics are given, and no gradients
 #: go through them: ``along`` is null.
 BATCH = """
 // Of x; with means, of (x - mean)^2.
@@ -144,6 +144,17 @@ extern "C" __global__ void totals(
     }
     total = sum(total);
     if (!threadIdx.x) sums[blockIdx.y * width + channel] = total;
+}
+
+// Sums over parts of x to means, or of squares to variances, and to what is multiplied by.
+extern "C" __global__ void settle(
+    const float* sums, float* moments, float* scales, I parts, I width, float count, float eps) {
+    const I channel = blockIdx.x * (I)blockDim.x + threadIdx.x;
+    if (channel >= width) return;
+    float total = 0;
+    for (I part = 0; part < parts; ++part) total += sums[part * width + channel];
+    moments[channel] = total / count;
+    scales[channel] = 1 / sqrtf(total / count + eps);
 }
 
 #define OF_PLANE(i) \\
