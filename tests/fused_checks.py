@@ -280,6 +280,15 @@ def check_cross_entropy(lab, rng):
     assert np.isnan(np.asarray(lab.back(gradient)).astype(np.float32)).all()
 
 
+def check_column_sums(lab, rng):
+    for shape in ((1, 1), (63, 33), (129, 64), (700, 5), (0, 3)):
+        x = lab.numbers(rng, *shape, wide=True)
+        error = SUM * np.abs(x.astype(float)).sum(0)
+        ours = np.asarray(lab.back(lab.gpu.column_sums(lab.stored(x))))
+        assert ours.dtype == np.float32
+        within(ours, x.astype(float).sum(0), error, fs.FP32)
+
+
 def check_norms(lab, rng):
     cases = [("layer", (5, 1), 1), ("layer", (130, 33), 1), ("layer", (3, 1025), 1),
              ("rms", (130, 33), 1), ("rms", (3, 5000), 1), ("group", (3, 6, 5, 7), 2),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fp16sim.kernels import cuda
-from fp16sim.kernels.fused import elementwise, norms, rows, source, steps, windows
+from fp16sim.kernels.fused import elementwise, norms, rows, source, steps, sums, windows
 
 TYPES = list(source.STORAGE)
 PAIRS = [{"T": t, "W": w} for t, w in itertools.product(TYPES, TYPES) if w in (t, "float32")]
@@ -29,6 +29,7 @@ MODULES = {
     "layer and group norm": ((source.ROWS, norms.kernels(True)), PAIRS),
     "batch norm": ((source.ROWS, norms.kernels(True), norms.BATCH), PAIRS),
     "rms norm": ((source.ROWS, norms.kernels(False)), PAIRS),
+    "sums": ((sums.COLUMNS, sums.FOLD), [{"T": t} for t in TYPES]),
     "windows": ((source.PACK, windows.WINDOWS), [{"T": t} for t in TYPES]),
     "steps": ((steps.kernels(),), [{"G": t} for t in TYPES[:2]]),
 }

@@ -186,8 +186,7 @@ def of_weights(
     groups, output = geometry.groups, g.shape[2:]
     # An accumulator of the user's choice must see each sum as a whole; float32 may add by blocks.
     whole = multiply is not product
-    size = (groups, shape[0] // groups, math.prod(shape[1:]))
-    total: Any = namespace_of(g).zeros(size, computing_dtype(g))
+    total: Any = None
     for block, columns in _columns(x, shape[2:], output, geometry, whole):
         slopes = _flat(g[block], groups)
         if whole:  # all windows side by side: (groups, out, windows) @ (groups, windows, taps)
@@ -195,7 +194,10 @@ def of_weights(
                 part.transpose(1, 2, 0, 3).reshape(1, groups, part.shape[2], -1)
                 for part in (slopes, columns)
             )
-        total = total + multiply(slopes, columns.swapaxes(2, 3)).sum(axis=0)
+        part = multiply(slopes, columns.swapaxes(2, 3)).sum(axis=0)
+        total = part if total is None else total + part
+    if total is None:  # no images
+        total = namespace_of(g).zeros(shape, computing_dtype(g))
     weights: Array = total.reshape(shape)
     return weights
 

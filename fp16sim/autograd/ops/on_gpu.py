@@ -71,7 +71,7 @@ def _of_linear(g: Array, x: Array, weight: Array, has_bias: bool) -> Any:
     rows = fused.as_rows(g)
     of_input = lambda: _rounded_product(rows, weight).reshape(x.shape)
     of_weight = lambda: _rounded_product(rows.T, fused.as_rows(x))
-    of_bias = lambda: rows.sum(axis=0, dtype=np.float32)
+    of_bias = lambda: _gpu().column_sums(rows)
     return (of_input, of_weight, of_bias) if has_bias else (of_input, of_weight)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from fp16sim.backend import Array, address
 from fp16sim.kernels import cuda
-from fp16sim.kernels.fused import elementwise, rows, source, windows
+from fp16sim.kernels.fused import elementwise, rows, source, sums, windows
 from fp16sim.kernels.fused.source import Size
 
 #: rows and columns
@@ -213,6 +213,29 @@ def _check_targets(x: Array, target: Array) -> None:
     shape = (x.shape[0], *x.shape[2:])
     if target.shape != shape or target.dtype != np.int64:
         raise TypeError(f"target must be int64 {shape}, got {target.dtype} {target.shape}")
+
+
+def column_sums(x: Array) -> Array:
+    """The sums over rows of x (rows, width), in fp32."""
+    (x,) = contiguous(x)
+    rows, width = x.shape
+    parts, part = sums.parts_of(rows)
+    of_parts: Array = cupy.empty((1, parts, width), np.float32)
+    out: Array = cupy.zeros((1, width), np.float32)
+    if x.size:
+        geometry = (-(-width // 32), parts), (32, 8)
+        function = kernel("column_sums", sums.COLUMNS, T=type_of(x))
+        launch(function, geometry, x, of_parts, rows, part, width)
+        fold(of_parts, out)
+    total: Array = out[0]
+    return total
+
+
+def fold(of_parts: Array, out: Array) -> None:
+    """The sums over parts of (kinds, parts, width) into out (kinds, width); both in fp32."""
+    kinds, parts, width = of_parts.shape
+    geometry = (-(-kinds * width // 128),), (128,)
+    launch(kernel("fold", sums.FOLD), geometry, of_parts, out, kinds, parts, width)
 
 
 def im2col(

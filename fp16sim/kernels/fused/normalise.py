@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from fp16sim.backend import Array
-from fp16sim.kernels.fused import norms, source
+from fp16sim.kernels.fused import gpu, norms, source, sums
 from fp16sim.kernels.fused.gpu import contiguous, kernel, launch, type_of
 
 
@@ -104,22 +104,17 @@ def norm_parameters_backward(g: Array, normal: Normal) -> Array:
     groups, inner = normal.groups, normal.inner
     images = normal.rstd.size // groups
     width = g.size // images // inner
-    parts, part = norms.parts_of(images)
-    sums: Array = cupy.empty((2, parts, width), np.float32)
+    parts, part = sums.parts_of(images)
+    of_parts: Array = cupy.empty((2, parts, width), np.float32)
     out: Array = cupy.empty((2, width), np.float32)
     name, geometry = "columns", ((-(-width // 32), parts), (32, 8))
     if inner > 1:
         name, geometry = "channels", ((width, parts), (256, 1))
     arrays = (g, x, normal.mean, normal.rstd)
     sizes = (images, part, width, groups, inner, groups)
-    launch(_norm(name, normal), geometry, *arrays, *sums, *sizes)
-    _fold(_norm("fold", normal), sums, out)
+    launch(_norm(name, normal), geometry, *arrays, *of_parts, *sizes)
+    gpu.fold(of_parts, out)
     return out
-
-
-def _fold(function: Any, sums: Array, out: Array) -> None:
-    kinds, parts, width = sums.shape
-    launch(function, ((-(-kinds * width // 128),), (128,)), sums, out, kinds, parts, width)
 
 
 class BatchNormal(NamedTuple):
@@ -174,12 +169,12 @@ def batch_norm_parameters_backward(g: Array, normal: BatchNormal) -> Array:
     """Gradients (2, channels) of weight and bias, in fp32; always the same bits, no atomics."""
     g, x = contiguous(g, normal.x)
     images, width, inner = normal.sizes
-    parts, part = norms.parts_of(images)
-    sums: Array = cupy.empty((2, parts, width), np.float32)
+    parts, part = sums.parts_of(images)
+    of_parts: Array = cupy.empty((2, parts, width), np.float32)
     out: Array = cupy.empty((2, width), np.float32)
-    arguments = (g, x, normal.mean, normal.rstd, *sums, images, part, width, width, inner, 0)
+    arguments = (g, x, normal.mean, normal.rstd, *of_parts, images, part, width, width, inner, 0)
     launch(_batch("channels", x), ((width, parts), (256, 1)), *arguments)
-    _fold(_batch("fold", x), sums, out)
+    gpu.fold(of_parts, out)
     return out
 
 
@@ -202,13 +197,13 @@ def batch_norm_backward(g: Array, normal: BatchNormal, sums: Sequence[Array] | N
 def _moments(x: Array, mean: Array | None, eps: float) -> tuple[Array, Array]:
     """Means of channels; given these, variances, and what differences are multiplied by."""
     images, width, inner = len(x), x.shape[1], math.prod(x.shape[2:])
-    parts, part = norms.parts_of(images)
-    sums: Array = cupy.empty((parts, width), np.float32)
+    parts, part = sums.parts_of(images)
+    of_parts: Array = cupy.empty((parts, width), np.float32)
     moments: Array = cupy.empty(width, np.float32)
     scales: Array = cupy.empty(width, np.float32)
     geometry = (width, parts), (256, 1)
-    launch(_batch("totals", x), geometry, x, mean, sums, images, part, width, inner)
-    arguments = (sums, moments, scales, parts, width, float(x.size // width), float(eps))
+    launch(_batch("totals", x), geometry, x, mean, of_parts, images, part, width, inner)
+    arguments = (of_parts, moments, scales, parts, width, float(x.size // width), float(eps))
     launch(_batch("settle", x), source.of_threads(width), *arguments)
     return moments, scales
 

@@ -66,7 +66,7 @@ extern "C" __global__ void backward(
 """
 
 #: Gradients of weight and bias in two stages, both in a fixed order: sums over parts of the images
-#: (``columns`` for runs of one, ``channels`` for longer ones), and ``fold`` adds up the parts. From
+#: (``columns`` for runs of one, ``channels`` for longer ones), and then over the parts. From
 #: an image's statistics to the next one's it is ``step``: groups, or 0 if images share them (batch
 #: norm).
 PARAMETERS = """
@@ -112,16 +112,6 @@ extern "C" __global__ void channels(
     weight = sum(weight), bias = sum(bias);
     if (threadIdx.x) return;
     of_weight[blockIdx.y * width + channel] = weight, of_bias[blockIdx.y * width + channel] = bias;
-}
-
-// The sums over the parts of (kinds, parts, width), as (kinds, width).
-extern "C" __global__ void fold(const float* sums, float* out, I kinds, I parts, I width) {
-    const I i = blockIdx.x * (I)blockDim.x + threadIdx.x;
-    if (i >= kinds * width) return;
-    sums += i / width * parts * width + i % width;
-    float total = 0;
-    for (I part = 0; part < parts; ++part) total += sums[part * width];
-    out[i] = total;
 }
 """
 
@@ -191,11 +181,5 @@ extern "C" __global__ void apply_backward(
 
 @cache
 def kernels(centred: bool) -> str:
-    """Text of ``forward``, ``backward``, ``columns``, ``channels`` and ``fold``."""
+    """Text of ``forward``, ``backward``, ``columns`` and ``channels``."""
     return (NORM + PARAMETERS).replace("CENTRED", str(int(centred)))
-
-
-def parts_of(images: int) -> tuple[int, int]:
-    """Into how many parts images are divided, and how many a part has: at least 64, if any."""
-    part = max(64, -(-images // 128))
-    return -(-images // part), part
