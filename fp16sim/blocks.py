@@ -190,17 +190,18 @@ def round_blocks(
 def store_blocks(values: Array, fmt: BlockFormat, axis: int, origin: Origin) -> Array:
     """``round_blocks`` as a step of a primitive: ``rounding.store`` for block formats.
 
-    values: float32 or float64, on the host. Observers hear of the scaled values and the elements.
+    values: float32 or float64; on a GPU in MX formats only (TypeError). Observers hear of the
+    scaled values and the elements.
     """
-    if namespace_of(values) is not np:
-        raise TypeError(f"a CuPy array cannot be stored in {fmt} yet; move it by .to('cpu')")
+    if fmt.scale.signed and namespace_of(values) is not np:
+        raise TypeError(f"a CuPy array cannot be stored in {fmt}; move it by .to('cpu')")
     axis %= values.ndim
     if not values.size:
         return values.copy()
     with np.errstate(all="ignore"):
         scaled, scales, tensor_scale = (_nvfp4 if fmt.scale.signed else _mx)(values, fmt, axis)
     elements = store(scaled, fmt.element, origin, (values,), saturate=True)
-    elements[np.isnan(elements)] = 0  # whose scale is NaN
+    elements[namespace_of(elements).isnan(elements)] = 0  # whose scale is NaN
     return _values(_Quantized(elements, scales, tensor_scale), fmt, axis, values.dtype)
 
 
@@ -266,18 +267,19 @@ def _quantized(
 
 def _mx(values: Array, fmt: BlockFormat, axis: int) -> _Quantized:
     """The values divided by their scales, exactly."""
+    xp = namespace_of(values)
     largest = _block_maxima(values, fmt, axis)
-    exponents = np.frexp(largest)[1] - 1 - fmt.element.emax  # frexp: [1/2, 1), subnormals as well
-    exponents = np.clip(exponents, fmt.scale.emin, fmt.scale.emax)
+    exponents = xp.frexp(largest)[1] - 1 - fmt.element.emax  # frexp: [1/2, 1), subnormals as well
+    exponents = xp.clip(exponents, fmt.scale.emin, fmt.scale.emax)
     exponents[largest == 0] = fmt.scale.emin
-    scales = np.ldexp(1.0, exponents)
+    scales = xp.ldexp(xp.ones(exponents.shape), exponents)
     scaled = values.astype(np.float64)
     if values.dtype == np.float64:
         # Tiny values would underflow here. Below 2^-400 all are the same to every element format,
         # which cannot have numbers below 2^-149: not zero, and that is all.
-        tiny = (scaled != 0) & (np.abs(scaled) < 2.0**-400)
-        scaled[tiny] = np.copysign(2.0**-400, scaled[tiny])
-    scales[~np.isfinite(largest)] = np.nan
+        tiny = (scaled != 0) & (xp.abs(scaled) < 2.0**-400)
+        scaled = xp.where(tiny, xp.copysign(2.0**-400, scaled), scaled)
+    scales[~xp.isfinite(largest)] = np.nan
     scaled *= _per_value(1 / scales, fmt, axis, values.shape)
     return _Quantized(scaled, scales, 1.0)
 
@@ -310,14 +312,23 @@ def _nvfp4(values: Array, fmt: BlockFormat, axis: int) -> _Quantized:
 
 def _block_maxima(values: Array, fmt: BlockFormat, axis: int) -> Array:
     """max|V| of every block; NaN if the block holds one."""
-    starts = np.arange(0, values.shape[axis], fmt.size)
-    maxima: Array = np.maximum.reduceat(np.abs(values), starts, axis=axis)
-    return maxima
+    xp, length = namespace_of(values), values.shape[axis]
+    sizes = xp.abs(values)
+    blocks, rest = divmod(length, fmt.size)
+    cut = (slice(None),) * axis
+    whole = sizes[(*cut, slice(blocks * fmt.size))]
+    shape = (*values.shape[:axis], blocks, fmt.size, *values.shape[axis + 1 :])
+    maxima: Array = whole.reshape(shape).max(axis=axis + 1)
+    if not rest:
+        return maxima
+    last = sizes[(*cut, slice(blocks * fmt.size, None))].max(axis=axis, keepdims=True)
+    both: Array = xp.concatenate([maxima, last], axis)
+    return both
 
 
 def _per_value(scales: Array, fmt: BlockFormat, axis: int, shape: tuple[int, ...]) -> Array:
     """Each block's scale once for each of its values."""
-    repeated = np.repeat(scales, min(fmt.size, shape[axis]), axis=axis)
+    repeated: Array = namespace_of(scales).repeat(scales, min(fmt.size, shape[axis]), axis=axis)
     return repeated[(slice(None),) * axis + (slice(shape[axis]),)]
 
 

@@ -223,7 +223,7 @@ class MXFP8(Recipe):
 
     A matrix that two products read is quantized twice, along each of its axes. Scales as in
     ``fs.round_blocks`` (OCP MX 1.0: rounded down, so that the largest values of a block may
-    saturate; Transformer Engine's MXFP8BlockScaling rounds up). On the host only.
+    saturate; Transformer Engine's MXFP8BlockScaling rounds up).
     """
 
     def quantize(

@@ -8,6 +8,7 @@ from strict_array import as_strict
 
 import fp16sim as fs
 from fp16sim import recipes
+from fp16sim.blocks import MXFP8_E4M3, NVFP4, store_blocks
 from fp16sim.events import Origin
 from fp16sim.recipes import MXFP8, CurrentScaling, DelayedScaling
 
@@ -370,7 +371,7 @@ def test_any_number_of_axes(recipe, shape):
     assert layer.weight.grad.shape == (2, 3)
 
 
-@pytest.mark.parametrize("recipe", [DelayedScaling, CurrentScaling])
+@pytest.mark.parametrize("recipe", [DelayedScaling, CurrentScaling, MXFP8])
 @pytest.mark.usefixtures("strict_arrays")
 def test_on_arrays_as_strict_as_a_gpus(recipe):
     results = []
@@ -388,13 +389,22 @@ def test_on_arrays_as_strict_as_a_gpus(recipe):
 
 
 @pytest.mark.usefixtures("strict_arrays")
-def test_blocks_are_for_the_host():
-    x = fs.Tensor(as_strict(np.ones((1, 3), np.float32)))
-    with (
-        pytest.raises(TypeError, match="cannot be stored in mxfp8_e4m3 yet"),
-        fs.autocast("bf16", recipe=MXFP8()),
-    ):
-        F.linear(x, x)
+def test_blocks_with_a_scale_of_their_tensor_are_for_the_host():
+    x = as_strict(np.ones((1, 3), np.float32))
+    with pytest.raises(TypeError, match="cannot be stored in nvfp4"):
+        store_blocks(x, NVFP4, -1, Origin("", "linear", "activation", ""))
+
+
+@pytest.mark.usefixtures("strict_arrays")
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_blocks_on_a_gpu_have_the_bits_of_the_host(rng, dtype, axis):
+    x = (rng.standard_normal((65, 70)) * 2.0 ** rng.integers(-100, 100, (65, 70))).astype(dtype)
+    x[0, 0], x[1, 1], x[2] = np.nan, np.inf, 0
+    origin = Origin("", "linear", "activation", "")
+    stored = store_blocks(x, MXFP8_E4M3, axis, origin)
+    on_gpu = store_blocks(as_strict(x), MXFP8_E4M3, axis, origin)
+    assert on_gpu.get().tobytes() == stored.tobytes()
 
 
 @pytest.mark.parametrize("recipe", [DelayedScaling, CurrentScaling, MXFP8])

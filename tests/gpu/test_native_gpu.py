@@ -117,3 +117,14 @@ def test_a_recorded_step_is_the_step(name):
         expected = others.step(partial(other.model.loss, *map(cupy.asarray, other.batch(i))))
         assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
     assert steps.finish() == others.finish()
+
+
+@pytest.mark.parametrize("recipe", ["DelayedScaling", "CurrentScaling", "MXFP8"])
+def test_recipes_of_eight_bits(recipe):
+    def losses(device):
+        task = fs.models.task("gpt", "tiny", seed=0)
+        task.model.to(device)
+        region = partial(fs.autocast, "bf16", recipe=getattr(fs.recipes, recipe)())
+        return [task.train_step(i, precision=region()).loss for i in range(3)]
+
+    assert losses("cuda") == pytest.approx(losses("cpu"), rel=1e-3)
