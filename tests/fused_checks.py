@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 import fp16sim as fs
 from fp16sim.autograd.ops import conv, fused, losses, norms, pool
@@ -37,6 +38,7 @@ class Lab:
 
     gpu: Any
     normalise: Any
+    attention: Any
     updates: Any
     there: Any
     back: Any
@@ -211,18 +213,18 @@ def check_softmax(lab, rng):
                     lab.check(back(lab.back(result)), dx, error_dx)
 
 
-def check_attention(lab, rng):
+def check_attention_weights(lab, rng):
     """Softmax of scores that were not rounded, with and without masks, and its gradient."""
-    for leading, queries, keys in (((2, 3), 5, 7), ((), 3, 1025), ((2,), 4, 1)):
-        shape = (*leading, queries, keys)
+    for heads, queries, keys in ((6, 5, 7), (1, 3, 1025), (2, 4, 1)):
+        shape = (heads, queries, keys)
         scores, g = (4 * rng.standard_normal((2, *shape))).astype(np.float32)
         scores.reshape(-1)[::97] = 60000
-        masks = [None, np.tri(queries, keys, dtype=bool), rng.random(shape) < 0.7,
-                 rng.random((1, keys)) < 0.7, rng.random(keys) < 0.7]  # fmt: skip
-        if leading:
-            masks.append(rng.random((leading[0], *(1,) * len(leading), keys)) < 0.7)
-        for allowed in masks:
+        masks = [(None, None), (rng.random((1, *shape[1:])) < 0.7, None),
+                 (rng.random(shape) < 0.7, None), (None, 0), (None, 2)]  # fmt: skip
+        for allowed, first in masks:
             x = scores.astype(np.float64) * np.float32(0.125)
+            if first is not None:
+                x = np.where(np.tri(queries, keys, first, dtype=bool), x, -np.inf)
             if allowed is not None:
                 x = np.where(allowed, x, -np.inf)
             with np.errstate(all="ignore"):
@@ -232,14 +234,48 @@ def check_attention(lab, rng):
             error = exact * (SUM + EPS * (16 + 4 * np.minimum(distance, 120))) + TINY
             where = None if allowed is None else lab.there(allowed)
             like = lab.stored(np.zeros(1, np.float32))
-            lab.check(
-                lab.gpu.attention_weights(lab.there(scores), where, 0.125, like), exact, error
-            )
+            ours = lab.attention.weights(lab.there(scores), where, first, 0.125, like)
+            lab.check(ours, exact, error)
         y = fs.round_to(np.nan_to_num(exact), lab.fmt).astype(np.float64)
         total = (g * y).sum(-1, keepdims=True)
         error = SUM * np.abs(g * y).sum(-1, keepdims=True) + 4 * EPS * np.abs(g)
-        result = lab.gpu.attention_weights_backward(lab.there(g), lab.stored(y), 0.125)
+        result = lab.attention.weights_backward(lab.there(g), lab.stored(y), 0.125)
         lab.check(result, (g - total) * y * 0.125, error * y + TINY)
+
+
+def check_attention(lab, rng):
+    """By blocks, which must come together again, and leave nothing out that is seen."""
+    unit = 2.0 ** (1 - lab.fmt.precision)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lab.attention, "QUERIES", 3)
+        patched.setattr(lab.attention, "SCORE_BYTES", 4 * 3 * 7 * 4)  # of four heads
+        for queries, keys in ((7, 7), (8, 5), (2, 7)):
+            q, k, v, g = (
+                lab.numbers(rng, 2, 5, n, d)
+                for n, d in ((queries, 8), (keys, 8), (keys, 4), (queries, 4))
+            )
+            own, shared = (2, 1, queries, keys), (queries, keys)
+            masks = [None, "causal", *(rng.random(size) < 0.7 for size in (own, shared, (keys,)))]
+            for allowed in masks:
+                causal = isinstance(allowed, str)
+                if not causal and allowed is not None:
+                    allowed[..., 0] = True  # somebody is seen
+                options = {"allowed": None if causal else allowed, "is_causal": causal}
+                y, gradients = lab.apply(
+                    fused.scaled_dot_product_attention, [q, k, v], g, scale=0.3,
+                    multiply=np.matmul, **options,
+                )  # fmt: skip
+                where = options["allowed"]
+                where = where if where is None else lab.there(where)
+                sight = lab.attention.Sight(where, causal, 0.3)
+                given = [lab.stored(x) for x in (q, k, v)]
+                ours = [
+                    lab.attention.forward(*given, sight),
+                    *lab.attention.backward(lab.stored(g), *given, sight),
+                ]
+                for actual, expected in zip(ours, (y, *gradients), strict=True):
+                    actual = np.asarray(lab.back(actual)).astype(np.float32)
+                    np.testing.assert_allclose(actual, expected, rtol=0, atol=24 * unit)
 
 
 def check_cross_entropy(lab, rng):

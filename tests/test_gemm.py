@@ -192,3 +192,25 @@ def test_tf32_only_where_it_is_allowed(blas):
         gemm.product(x.astype(np.float16), x.astype(np.float16))
         assert blas.compute == 68
     assert gemm.product(x.astype(np.float64), x).dtype == np.float64  # CuPy's own
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_into_a_part_of_a_larger_array(blas, rng, dtype):
+    x, y = (rng.integers(-4, 5, shape).astype(np.float16) for shape in ((2, 3, 4), (2, 4, 5)))
+    whole = np.full((3, 6, 8), 7, dtype)
+    part = whole[1:, 2:5, 1:6]
+    expected = np.matmul(x.astype(np.float32), y.astype(np.float32))
+    assert gemm.product(x, y, out=part) is part
+    np.testing.assert_array_equal(part, expected)
+    gemm.product(x, y, out=part, onto=True)
+    np.testing.assert_array_equal(part, 2 * expected)
+    part[...] = 7
+    assert (whole == 7).all()
+
+
+def test_where_cublas_cannot_write(blas):
+    x = np.ones((2, 3, 3), np.float16)
+    apart, turned = np.empty((2, 3, 6), np.float16)[..., ::2], x.copy().swapaxes(1, 2)
+    for out in (apart, turned):
+        with pytest.raises(ValueError, match="out has strides"):
+            gemm.product(x, x, out=out)

@@ -11,7 +11,7 @@ from fp16sim.arguments import integer, real
 from fp16sim.autograd.ops import fused, norms, scaled
 from fp16sim.autograd.primitive import check_devices
 from fp16sim.autograd.tensor import Tensor
-from fp16sim.backend import Array, carried, namespace_of
+from fp16sim.backend import Array, carried
 from fp16sim.events import Origin, current_scope
 from fp16sim.functional.checks import (
     booleans,
@@ -88,12 +88,12 @@ def scaled_dot_product_attention(
         )
         if allowed.ndim > len(wanted) or not sizes_fit:
             raise ValueError(f"attn_mask of shape {allowed.shape} does not broadcast to {wanted}")
-    if switch("is_causal", is_causal):
-        if allowed is not None:
-            raise ValueError("attn_mask and is_causal=True are both given; allowed is one of them")
-        allowed = namespace_of(q.data).tri(q.shape[-2], k.shape[-2], dtype=bool)
+    if switch("is_causal", is_causal) and allowed is not None:
+        raise ValueError("attn_mask and is_causal=True are both given; allowed is one of them")
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else real("scale", scale)
-    return fused.scaled_dot_product_attention(q, k, v, allowed=allowed, scale=factor)
+    return fused.scaled_dot_product_attention(
+        q, k, v, allowed=allowed, is_causal=is_causal, scale=factor
+    )
 
 
 def layer_norm(

@@ -72,8 +72,9 @@ def _one_stride(batch: tuple[int, ...], steps: list[int]) -> int | None:
 def product(x: Array, y: Array, out: Array | None = None, *, onto: bool = False) -> Array:
     """x (..., m, k) @ y (..., k, n), leading axes broadcast; float32, or float64 of float64.
 
-    out: where to write it: contiguous, of the result's shape, and in float32 or in the operands'
-    dtype, to which the sum in fp32 is rounded once; None: to a new array. onto: out is added to.
+    out: where to write it: of the result's shape, its rows as they would lie in a larger array, and
+    in float32 or in the operands' dtype, to which the sum in fp32 is rounded once; None: to a new
+    array. onto: out is added to.
     """
     xp = namespace_of(x)
     if x.dtype != y.dtype or x.dtype.name not in _TYPES or min(x.ndim, y.ndim) < 2:
@@ -88,14 +89,17 @@ def product(x: Array, y: Array, out: Array | None = None, *, onto: bool = False)
         return result
     reads = _READ_AS_TF32 if x.dtype == np.float32 and tf32_allowed() else _SUM_IN_FP32
     sides, count = (described(x, batch), described(y, batch)), math.prod(batch)
-    _call(*sides, result, (m, n, k), count, reads, float(onto))
+    written_to = described(result, batch)
+    if not written_to.by_rows or address(written_to.array) != address(result):
+        raise ValueError(f"out has strides {result.strides}, in which cuBLAS cannot write")
+    _call(*sides, written_to, (m, n, k), count, reads, float(onto))
     return result
 
 
 def _call(
     left: Matrices,
     right: Matrices,
-    out: Array,
+    out: Matrices,
     sizes: tuple[int, int, int],
     count: int,
     how: int,
@@ -105,22 +109,22 @@ def _call(
     cublas, handle = _library()
     m, n, k = sizes
     one, kept = (ctypes.byref(ctypes.c_float(number)) for number in (1, keeping))
-    kind, keeps = _TYPES[left.array.dtype.name], _TYPES[out.dtype.name]
+    kind, keeps = _TYPES[left.array.dtype.name], _TYPES[out.array.dtype.name]
     turns = [_AS_IT_IS if side.by_rows else _TRANSPOSED for side in (right, left)]
-    first, second, third = (address(array) for array in (right.array, left.array, out))
+    first, second, third = (address(array) for array in (right.array, left.array, out.array))
     before = ctypes.c_int()
     cublas.cublasGetMathMode(handle, ctypes.byref(before))  # CuPy's own products use this handle
     cublas.cublasSetMathMode(handle, _ONE_ROUNDING)
     if count == 1:
         status = cublas.cublasGemmEx(
             handle, *turns, n, m, k, one, first, kind, right.leading,
-            second, kind, left.leading, kept, third, keeps, n,
+            second, kind, left.leading, kept, third, keeps, out.leading,
             how, _DEFAULT_ALGORITHM,
         )  # fmt: skip
     else:
         status = cublas.cublasGemmStridedBatchedEx(
             handle, *turns, n, m, k, one, first, kind, right.leading, right.stride,
-            second, kind, left.leading, left.stride, kept, third, keeps, n, m * n,
+            second, kind, left.leading, left.stride, kept, third, keeps, out.leading, out.stride,
             count, how, _DEFAULT_ALGORITHM,
         )  # fmt: skip
     cublas.cublasSetMathMode(handle, before)

@@ -15,7 +15,7 @@ F = fs.functional
 @pytest.fixture
 def fused(launchers, monkeypatch):  # noqa: F811
     """NumPy's arrays count as a GPU's; which kernels were asked for."""
-    gpu, normalise, _ = launchers
+    gpu, normalise, attention, _ = launchers
     used = []
 
     class Spy:
@@ -31,6 +31,7 @@ def fused(launchers, monkeypatch):  # noqa: F811
     for module in (on_gpu, conv):
         monkeypatch.setattr(module, "_gpu", Spy)
     monkeypatch.setattr(on_gpu, "_normalise", lambda: Spy(normalise))
+    monkeypatch.setattr(on_gpu, "_blocked", lambda: Spy(attention))
     return used
 
 
@@ -128,7 +129,7 @@ def test_attention(fused, mask, fmt, monkeypatch, rng):
         return [y.numpy(), *(x.grad.numpy() for x in tensors)]
 
     both_ways(run, monkeypatch, {"fp16": 1e-3, "bf16": 8e-3}[fmt])
-    assert {"attention_weights", "attention_weights_backward"} <= set(fused)
+    assert {"forward", "backward", "Sight"} <= set(fused)
 
 
 @pytest.mark.parametrize("training", [True, False])

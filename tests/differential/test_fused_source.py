@@ -10,16 +10,18 @@ from fused_checks import CHECKS, DTYPES, Lab, run
 
 from fp16sim.kernels import cuda
 
+LAUNCHERS = ("gpu", "normalise", "attention", "updates")
+
 
 @pytest.fixture(scope="module")
 def launchers():
-    """The modules ``gpu``, ``normalise`` and ``updates``, with the host in the place of CuPy."""
-    names = [f"fp16sim.kernels.fused.{name}" for name in ("gpu", "normalise", "updates")]
+    """The modules of launchers, with the host in the place of CuPy."""
+    names = [f"fp16sim.kernels.fused.{name}" for name in LAUNCHERS]
     package = importlib.import_module("fp16sim.kernels.fused")
     kept = {name: sys.modules.pop(name, None) for name in ("cupy", *names)}
     sys.modules["cupy"] = host_cuda.stand_in()
-    gpu, normalise, updates = (importlib.import_module(name) for name in names)
-    for name in ("gpu", "normalise", "updates"):
+    gpu, normalise, attention, updates = (importlib.import_module(name) for name in names)
+    for name in LAUNCHERS:
         delattr(package, name)
     for name, module in kept.items():
         sys.modules.pop(name)
@@ -33,7 +35,7 @@ def launchers():
     gpu.address = updates.address = address
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cuda, "kernel", host_cuda.kernel)
-        yield gpu, normalise, updates
+        yield gpu, normalise, attention, updates
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

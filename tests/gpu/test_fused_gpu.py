@@ -9,7 +9,7 @@ from fused_checks import CHECKS, DTYPES, Lab, run
 def test_what_the_primitives_give(name, dtype):
     import cupy
 
-    from fp16sim.kernels.fused import gpu, normalise, updates
+    from fp16sim.kernels.fused import attention, gpu, normalise, updates
 
-    lab = Lab(gpu, normalise, updates, cupy.asarray, cupy.asnumpy, dtype)
+    lab = Lab(gpu, normalise, attention, updates, cupy.asarray, cupy.asnumpy, dtype)
     run(name, lab)

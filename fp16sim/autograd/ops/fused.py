@@ -110,9 +110,12 @@ def _(g: Array, y: Array, axis: int) -> Any:
 
 @primitive(knows_format=True, multiplies=True)
 def scaled_dot_product_attention(
-    q: Array, k: Array, v: Array, *, allowed: Array | None, scale: float, fmt: Format, multiply: Any
-) -> Any:
+    q: Array, k: Array, v: Array, *, allowed: Array | None, is_causal: bool, scale: float,
+    fmt: Format, multiply: Any,
+) -> Any:  # fmt: skip
     """softmax(q kᵀ · scale) v over (..., length, width), where ``allowed`` says who sees whom.
+
+    is_causal: key j is seen by queries from j on, instead.
 
     As in one fused kernel: scores and softmax stay in the carrier; the probabilities are rounded
     to ``fmt`` because the second product reads them, and so are their gradients on the way back.
@@ -120,6 +123,8 @@ def scaled_dot_product_attention(
     xp = namespace_of(q)
     scores = multiply(q, k.swapaxes(-1, -2))
     scores *= scores.dtype.type(scale)
+    if is_causal:
+        allowed = xp.tri(*scores.shape[-2:], dtype=bool)
     if allowed is not None:
         xp.copyto(scores, scores.dtype.type(-xp.inf), where=~allowed)
     p = store(_softmax(scores, -1), fmt, None)

@@ -28,6 +28,10 @@ def _gpu() -> Any:
     return importlib.import_module("fp16sim.kernels.fused.gpu")
 
 
+def _blocked() -> Any:
+    return importlib.import_module("fp16sim.kernels.fused.attention")
+
+
 def _normalise() -> Any:
     return importlib.import_module("fp16sim.kernels.fused.normalise")
 
@@ -76,27 +80,17 @@ def _of_linear(g: Array, x: Array, weight: Array, has_bias: bool) -> Any:
 
 
 def _attention(
-    q: Array, k: Array, v: Array, *, allowed: Array | None, scale: float, fmt: Format, multiply: Any
-) -> Any:
+    q: Array, k: Array, v: Array, *, allowed: Array | None, is_causal: bool, scale: float,
+    fmt: Format, multiply: Any,
+) -> Any:  # fmt: skip
     if multiply is not product:
         return None
-    p = _gpu().attention_weights(product(q, k.swapaxes(-1, -2)), allowed, scale, q)
-    return _rounded_product(p, v), (q, k, v, p, scale)
+    sight = _blocked().Sight(allowed, is_causal, scale)
+    return _blocked().forward(q, k, v, sight), (q, k, v, sight)
 
 
-def _of_attention(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -> Any:
-    slopes: list[Array] = []
-
-    def of_scores() -> Array:
-        if not slopes:
-            of_p = product(g, v.swapaxes(-1, -2))
-            slopes.append(_gpu().attention_weights_backward(of_p, p, scale))
-        return slopes[0]
-
-    of_q = lambda: _of_factor(q, of_scores(), k)
-    of_k = lambda: _of_factor(k, of_scores().swapaxes(-1, -2), q)
-    of_v = lambda: _of_factor(v, p.swapaxes(-1, -2), g)
-    return of_q, of_k, of_v
+def _of_attention(g: Array, q: Array, k: Array, v: Array, sight: Any) -> Any:
+    return _blocked().backward(g, q, k, v, sight)
 
 
 matmul.matmul.fuse(_matmul, _of_matmul)

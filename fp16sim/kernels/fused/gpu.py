@@ -130,39 +130,6 @@ def _rows_of(
     return source.APART, source.of_threads(count), (count, width, inner)
 
 
-def attention_weights(scores: Array, allowed: Array | None, scale: float, like: Array) -> Array:
-    """softmax(scores · scale) along the last axis, of like's dtype; -inf where it is not allowed.
-
-    scores: fp32 (..., queries, keys), contiguous. allowed: booleans that broadcast to that.
-    """
-    out: Array = cupy.empty(scores.shape, like.dtype)
-    count, width = math.prod(out.shape[:-1]), out.shape[-1]
-    period = count
-    if allowed is not None:
-        if allowed.size == math.prod(allowed.shape[-2:]):  # the same for all but the last two axes
-            period = out.shape[-2]
-            allowed = allowed.reshape(allowed.shape[-2:])
-        shape = (period, width) if period < count else out.shape
-        allowed = cupy.ascontiguousarray(cupy.broadcast_to(allowed, shape))
-    if out.size:
-        function = kernel("attention_weights", source.ROWS, rows.ATTENTION, T=type_of(out))
-        arguments = (scores, allowed, out, count, width, period, float(scale))
-        launch(function, source.of_rows(count, width), *arguments)
-    return out
-
-
-def attention_weights_backward(g: Array, weights: Array, scale: float) -> Array:
-    """The gradient of the scores, of the weights' dtype; g: that of the weights, in fp32."""
-    (g,), (weights,) = contiguous(g), contiguous(weights)
-    out: Array = cupy.empty_like(weights)
-    if out.size:
-        count, width = math.prod(out.shape[:-1]), out.shape[-1]
-        function = kernel("attention_weights_backward", source.ROWS, rows.ATTENTION, T=type_of(out))
-        geometry = source.of_rows(count, width)
-        launch(function, geometry, g, weights, out, count, width, float(scale))
-    return out
-
-
 def cross_entropy(
     x: Array, target: Array, ignored: int = -100, smoothing: float = 0.0
 ) -> tuple[Array, Array]:

@@ -55,14 +55,19 @@ extern "C" __global__ void log_softmax_backward(
 """
 
 #: Scores come from a product and are not rounded, nor are the gradients of the weights: both are
-#: float. A row's part of ``allowed``, if there is one, is that of row % period.
+#: float. A row's part of ``allowed``, if there is one, is that of row % period. From ``first`` on,
+#: if that is not negative, each query of a head sees one key more.
 ATTENTION = """
 extern "C" __global__ void attention_weights(
-    const float* x, const unsigned char* allowed, T* y, I rows, I n, I period, float scale) {
+    const float* x, const unsigned char* allowed, T* y, I rows, I n, I period, I queries, I first,
+    float scale) {
     ROW(rows)
     x += row * n, y += row * n;
     if (allowed) allowed += row % period * n;
-    const auto score = [=](I i) { return allowed && !allowed[i] ? -INFINITE : x[i] * scale; };
+    const I last = first < 0 ? n : first + row % queries;
+    const auto score = [=](I i) {
+        return i > last || (allowed && !allowed[i]) ? -INFINITE : x[i] * scale;
+    };
     float top = -INFINITE, total = 0;
     EACH(i, n) top = fmaxf(top, score(i));
     top = most(top);
