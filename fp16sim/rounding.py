@@ -18,11 +18,12 @@ from fp16sim.backend import (
     carried,
     carrier_of,
     generator,
+    is_half,
     namespace_of,
     stored_dtype,
 )
 from fp16sim.formats import DTYPE_NAMES, FP32, Format, FormatLike, format_of
-from fp16sim.kernels import executor_for, reference
+from fp16sim.kernels import cast, executor_for, reference
 from fp16sim.kernels.layout import FLOAT64, carrier_for
 from fp16sim.status import exceptions
 
@@ -294,7 +295,9 @@ def store(
         if value.dtype == dtype:
             return value  # it is on the grid
         if not saturate and namespace_of(value) is not np and value.dtype == np.float32:
-            return value.astype(dtype)  # a GPU converts with one rounding, to nearest even
+            return cast(value, dtype)  # a GPU converts with one rounding, to nearest even
+    if not observed and dtype == np.float32 and fmt == FP32 and is_half(value):
+        return cast(value, dtype)
     value = carried(value)
     rounded = _rounded(value, fmt, saturate=saturate)
     if observed and origin is not None:

@@ -175,6 +175,22 @@ def _below(name, z):
 SHAPES = [(5, 1), (9, 33), (3, 1024), (2, 1025), (2, 5000), (1, 2**16)]
 
 
+def check_cast(lab, rng):
+    x = every_number(lab, rng)
+    for size in (x.size, 1003, 5):
+        for dtype, fmt in ((DTYPES[name], FORMATS[name]) for name in DTYPES):
+            ours = lab.gpu.cast(lab.stored(x[-size:]), np.dtype(dtype))
+            assert ours.dtype == dtype
+            within(np.asarray(lab.back(ours)).astype(np.float32), x[-size:], 0.0, fmt)
+
+
+def check_add(lab, rng):
+    for size in (8, 1003, 2**14):
+        x, y = lab.numbers(rng, 2, size, wide=True, special=True)
+        lab.check(lab.gpu.add(lab.stored(x), lab.stored(y)), x + y, 0.0)
+        lab.check(lab.gpu.add(lab.stored(x)[1:], lab.stored(y)[1:]), (x + y)[1:], 0.0)
+
+
 #: rows as they are, and as columns: their values apart, some rows in each of several images
 def _columns(x):
     images = 3 if len(x) % 3 == 0 else 1
@@ -328,7 +344,7 @@ def check_column_sums(lab, rng):
 def check_norms(lab, rng):
     cases = [("layer", (5, 1), 1), ("layer", (130, 33), 1), ("layer", (3, 1025), 1),
              ("rms", (130, 33), 1), ("rms", (3, 5000), 1), ("group", (3, 6, 5, 7), 2),
-             ("group", (70, 4, 3), 4), ("group", (3, 8), 2)]  # fmt: skip
+             ("group", (70, 4, 3), 4), ("group", (3, 8), 2), ("group", (3, 6, 16), 3)]  # fmt: skip
     for kind, shape, groups in cases:
         for parameters in range(2 if kind == "rms" else 3):
             for how in ({}, {"special": True}, {"shift": 30})[: 2 + (parameters == 0)]:
@@ -392,7 +408,14 @@ def _check_norm(lab, rng, kind, shape, groups, parameters, shift=0, special=Fals
 
 
 def check_batch_norm(lab, rng):
-    for shape in ((3, 5, 7), (70, 2, 3, 5), (4, 3, 300), (2, 1, 70, 33), (300, 3, 1)):
+    for shape in (
+        (3, 5, 7),
+        (70, 2, 3, 5),
+        (4, 3, 300),
+        (2, 1, 70, 33),
+        (300, 3, 1),
+        (66, 3, 4, 8),
+    ):
         for parameters in (0, 1, 2):
             for fixed in (False, True):
                 _check_batch_norm(lab, rng, shape, parameters, fixed)

@@ -117,15 +117,15 @@ static int launch(void (*kernel)(A...), const unsigned* shape, bool reverse, voi
     return launched(kernel, shape, reverse, arguments, std::index_sequence_for<A...>());
 }
 
-template <class To, class From> static To cast(From x) {
+template <class To, class From> static To as(From x) {
     To y;
     std::memcpy(&y, &x, sizeof y);
     return y;
 }
-static float __uint_as_float(unsigned x) { return cast<float>(x); }
-static unsigned __float_as_uint(float x) { return cast<unsigned>(x); }
-static float float_of_half(unsigned short bits) { return cast<_Float16>(bits); }
-static unsigned short half_of_float(float x) { return cast<unsigned short>((_Float16)x); }
+static float __uint_as_float(unsigned x) { return as<float>(x); }
+static unsigned __float_as_uint(float x) { return as<unsigned>(x); }
+static float float_of_half(unsigned short bits) { return as<_Float16>(bits); }
+static unsigned short half_of_float(float x) { return as<unsigned short>((_Float16)x); }
 """
 RUN = """
 extern "C" int run_{0}(const unsigned* shape, int reverse, void** arguments, const int* sizes,

@@ -19,6 +19,7 @@ import numpy as np
 from fp16sim.backend import Array, carried, computing_dtype
 from fp16sim.events import Origin, observed
 from fp16sim.formats import Format
+from fp16sim.kernels import add
 from fp16sim.rounding import store
 
 #: a gradient, or a function that computes it, called only if somebody wants it
@@ -160,7 +161,7 @@ def _add(total: Array | None, gradient: Array, node: Node, op: str = "accumulate
     if total is None:
         return gradient
     if not observed():
-        return store(total + gradient, node.fmt, None)
+        return store(add(total, gradient), node.fmt, None)
     role = node.origin.role + " gradient"
     origin = Origin(node.origin.scope, op, role, node.origin.line)
     total, gradient = carried(total), carried(gradient)  # to see the sum before it is rounded

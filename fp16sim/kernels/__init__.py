@@ -10,11 +10,13 @@ import importlib
 import importlib.util
 import sys
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from fp16sim.backend import Array, carried, namespace_of
+from fp16sim.backend import Array, carried, is_on_gpu, namespace_of
 from fp16sim.kernels import cpu
+from fp16sim.kernels.fused.source import STORAGE
 
 # Loading Numba takes about as long as NumPy takes to round this many values.
 WORTH_LOADING = 2**20
@@ -43,6 +45,23 @@ def written(sums: Array, out: Array | None, onto: bool) -> Array:
     with np.errstate(all="ignore"):
         out[...] = sums + carried(out) if onto else sums
     return out
+
+
+def cast(x: Array, dtype: np.dtype[Any]) -> Array:
+    """float32 or 16-bit values in another such dtype, rounded to nearest even."""
+    if not is_on_gpu(x):
+        return x.astype(dtype)
+    of_gpu: Array = importlib.import_module("fp16sim.kernels.fused.gpu").cast(x, dtype)
+    return of_gpu
+
+
+def add(x: Array, y: Array) -> Array:
+    """x + y of one shape, in their dtype if that is one; on a GPU in one pass over both."""
+    if not is_on_gpu(x) or x.dtype != y.dtype or x.dtype.name not in STORAGE:
+        total: Array = x + y
+        return total
+    of_gpu: Array = importlib.import_module("fp16sim.kernels.fused.gpu").add(x, y)
+    return of_gpu
 
 
 def executor_for(x: Array) -> ModuleType:

@@ -15,6 +15,7 @@ from fp16sim.kernels.fused import elementwise, norms, rows, source, steps, sums,
 
 TYPES = list(source.STORAGE)
 PAIRS = [{"T": t, "W": w} for t, w in itertools.product(TYPES, TYPES) if w in (t, "float32")]
+FOUR = (source.PACK, source.at_once(4))
 SOFTMAX = (rows.SOFTMAX, rows.CROSS_ENTROPY)
 
 #: every module that launchers can make: its parts, and what types it is made for
@@ -23,14 +24,18 @@ MODULES = {
         f"elementwise {name}": ((source.PACK, elementwise.kernels(name)), [{"T": t} for t in TYPES])
         for name in elementwise.FUNCTIONS
     },
+    "moves": (
+        (source.PACK, elementwise.MOVES),
+        [{"T": t, "S": s} for t, s in itertools.product(TYPES, TYPES)],
+    ),
     "softmax": ((source.ROWS, *SOFTMAX), [{"T": t} for t in TYPES]),
     "softmax, apart": ((source.APART, *SOFTMAX), [{"T": t} for t in TYPES]),
     "attention": ((source.ROWS, rows.ATTENTION), [{"T": t} for t in TYPES]),
-    "layer and group norm": ((source.ROWS, norms.kernels(True)), PAIRS),
-    "batch norm": ((source.ROWS, norms.kernels(True), norms.BATCH), PAIRS),
-    "rms norm": ((source.ROWS, norms.kernels(False)), PAIRS),
+    "layer and group norm": ((source.ROWS, *FOUR, norms.kernels(True)), PAIRS),
+    "batch norm": ((source.ROWS, *FOUR, norms.kernels(True), norms.BATCH), PAIRS),
+    "rms norm": ((source.ROWS, *FOUR, norms.kernels(False)), PAIRS),
     "sums": ((sums.COLUMNS, sums.FOLD), [{"T": t} for t in TYPES]),
-    "windows": ((source.PACK, windows.WINDOWS), [{"T": t} for t in TYPES]),
+    "windows": ((*FOUR, windows.WINDOWS), [{"T": t} for t in TYPES]),
     "steps": ((steps.kernels(),), [{"G": t} for t in TYPES[:2]]),
 }
 
@@ -95,7 +100,7 @@ def test_it_compiles(nvrtc, name, architecture):
 
 def test_what_is_wrong_does_not_compile(nvrtc):
     done, log = compiled(
-        nvrtc, source.code(source.PACK, windows.WINDOWS, T="float16") + "void f(T) { no; }", 80
+        nvrtc, source.code(*FOUR, windows.WINDOWS, T="float16") + "void f(T) { no; }", 80
     )
     assert not done
     assert "no" in log

@@ -1,4 +1,4 @@
-"""Functions of one number, forward and backward."""
+"""Functions of one number, forward and backward; sums of two; other storage types."""
 
 from __future__ import annotations
 
@@ -98,6 +98,33 @@ extern "C" __global__ void backward(const T* g, const T* saved, T* dx, I size, I
     }
     for (I i = packs * WIDE + first; i < size; i += step)
         dx[i] = stored<T>(slope(loaded(g[i]), loaded(saved[i])));
+}
+"""
+
+#: from T to S, and x + y
+MOVES = """
+extern "C" __global__ void cast(const T* x, S* y, I size, I packs) {
+    const I first = blockIdx.x * (I)blockDim.x + threadIdx.x, step = gridDim.x * (I)blockDim.x;
+    for (I i = first; i < packs; i += step) {
+        const Pack<8> pack = ((const Pack<8>*)x)[i];
+        Pack<8, S> out;
+        for (int k = 0; k < 8; ++k) out.at[k] = stored<S>(loaded(pack.at[k]));
+        ((Pack<8, S>*)y)[i] = out;
+    }
+    for (I i = packs * 8 + first; i < size; i += step) y[i] = stored<S>(loaded(x[i]));
+}
+
+extern "C" __global__ void add(const T* x, const T* y, T* z, I size, I packs) {
+    const I first = blockIdx.x * (I)blockDim.x + threadIdx.x, step = gridDim.x * (I)blockDim.x;
+    for (I i = first; i < packs; i += step) {
+        Pack<WIDE> pack = ((const Pack<WIDE>*)x)[i];
+        const Pack<WIDE> other = ((const Pack<WIDE>*)y)[i];
+        for (int k = 0; k < WIDE; ++k)
+            pack.at[k] = stored<T>(loaded(pack.at[k]) + loaded(other.at[k]));
+        ((Pack<WIDE>*)z)[i] = pack;
+    }
+    for (I i = packs * WIDE + first; i < size; i += step)
+        z[i] = stored<T>(loaded(x[i]) + loaded(y[i]));
 }
 """
 

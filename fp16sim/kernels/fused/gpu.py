@@ -69,6 +69,13 @@ def _packs(*arrays: Array) -> int:
     return arrays[0].nbytes // 16 if aligned else 0
 
 
+def at_once(length: int, *arrays: Array) -> int:
+    """How many numbers a thread may move at once: 16 bytes of them if runs of this length allow."""
+    number = 16 // arrays[0].itemsize
+    fits = length % number == 0 and all(address(x) % 16 == 0 for x in arrays)
+    return number if fits else 1
+
+
 def forward(name: str, x: Array) -> Array:
     """A function of every value; name: of ``elementwise.FUNCTIONS``."""
     return _elementwise(name, "forward", x)
@@ -87,6 +94,30 @@ def _elementwise(name: str, way: str, *arrays: Array) -> Array:
     each = max(1, out.size // max(packs, 1)) if packs else 1
     if out.size:
         launch(function, source.over(out.size, each), *arrays, out, out.size, packs)
+    return out
+
+
+def cast(x: Array, dtype: np.dtype[Any]) -> Array:
+    """The values in another storage type, rounded to nearest even."""
+    (x,) = contiguous(x)
+    out: Array = cupy.empty(x.shape, dtype)
+    if out.size:
+        aligned = all(address(array) % (8 * array.itemsize) == 0 for array in (x, out))
+        packs = x.size // 8 if aligned else 0
+        function = kernel("cast", source.PACK, elementwise.MOVES, T=type_of(x), S=type_of(out))
+        launch(function, source.over(x.size, 8 if packs else 1), x, out, x.size, packs)
+    return out
+
+
+def add(x: Array, y: Array) -> Array:
+    """x + y of one shape and storage type."""
+    x, y = contiguous(x, y)
+    out: Array = cupy.empty_like(x)
+    if out.size:
+        packs, name = _packs(x, y, out), type_of(x)
+        each = max(1, out.size // packs) if packs else 1
+        function = kernel("add", source.PACK, elementwise.MOVES, T=name, S=name)
+        launch(function, source.over(out.size, each), x, y, out, out.size, packs)
     return out
 
 
@@ -216,10 +247,9 @@ def im2col(
     shape = (images, groups, channels // groups * taps, places)
     out: Array = cupy.empty(shape, x.dtype)
     if out.size:
-        each = 16 // x.dtype.itemsize
-        name, each = ("im2col_packs", each) if places % each == 0 else ("im2col", 1)
-        geometry = source.of_planes(images * channels * taps, places // each)
-        function = kernel(name, source.PACK, windows.WINDOWS, T=type_of(x))
+        number = at_once(places, out)
+        geometry = source.of_planes(images * channels * taps, places // number)
+        function = _of_windows("im2col", x, number)
         launch(function, geometry, x, out, *axes[0], *axes[1])
     return out
 
@@ -248,7 +278,7 @@ def col2im(
         )
     if out.size:
         geometry = source.of_planes(images * channels, math.prod(size))
-        function = kernel("col2im", source.PACK, windows.WINDOWS, T=type_of(out))
+        function = _of_windows("col2im", out)
         launch(function, geometry, columns, bias, out, channels, *axes[0], *axes[1])
 
 
@@ -260,7 +290,7 @@ def max_pool(x: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilation:
     out: Array = cupy.empty((images, channels, *(axis.output for axis in axes)), x.dtype)
     if out.size:
         geometry = source.of_planes(images * channels, math.prod(out.shape[2:]))
-        function = kernel("max_pool", source.PACK, windows.WINDOWS, T=type_of(x))
+        function = _of_windows("max_pool", x)
         launch(function, geometry, x, out, *axes[0], *axes[1])
     return out
 
@@ -274,9 +304,13 @@ def max_pool_backward(
     out: Array = cupy.empty_like(x)
     if out.size:
         geometry = source.of_planes(math.prod(x.shape[:2]), math.prod(x.shape[2:]))
-        function = kernel("max_pool_backward", source.PACK, windows.WINDOWS, T=type_of(x))
+        function = _of_windows("max_pool_backward", x)
         launch(function, geometry, g, x, y, out, *axes[0], *axes[1])
     return out
+
+
+def _of_windows(name: str, x: Array, number: int = 1) -> Any:
+    return kernel(name, source.PACK, source.at_once(number), windows.WINDOWS, T=type_of(x))
 
 
 class _Axis(NamedTuple):

@@ -75,12 +75,13 @@ def _normalised(
     return out, normal
 
 
-def _norm(name: str, normal: Normal, bias: Array | None = None) -> Any:
+def _norm(name: str, normal: Normal, bias: Array | None = None, number: int = 1) -> Any:
     parameter = next((p for p in (normal.weight, bias) if p is not None), normal.x)
     if bias is not None and bias.dtype != parameter.dtype:
         raise TypeError(f"weight and bias must be alike, got {parameter.dtype} and {bias.dtype}")
     types = {"T": type_of(normal.x), "W": type_of(parameter)}
-    return kernel(name, source.ROWS, norms.kernels(normal.mean is not None), **types)
+    text = norms.kernels(normal.mean is not None)
+    return kernel(name, source.ROWS, source.PACK, source.at_once(number), text, **types)
 
 
 def norm_backward(g: Array, normal: Normal) -> Array:
@@ -107,12 +108,12 @@ def norm_parameters_backward(g: Array, normal: Normal) -> Array:
     parts, part = sums.parts_of(images)
     of_parts: Array = cupy.empty((2, parts, width), np.float32)
     out: Array = cupy.empty((2, width), np.float32)
-    name, geometry = "columns", ((-(-width // 32), parts), (32, 8))
+    name, geometry, number = "columns", ((-(-width // 32), parts), (32, 8)), 1
     if inner > 1:
-        name, geometry = "channels", ((width, parts), (256, 1))
+        name, geometry, number = "channels", ((width, parts), (256, 1)), gpu.at_once(inner, g, x)
     arrays = (g, x, normal.mean, normal.rstd)
     sizes = (images, part, width, groups, inner, groups)
-    launch(_norm(name, normal), geometry, *arrays, *of_parts, *sizes)
+    launch(_norm(name, normal, number=number), geometry, *arrays, *of_parts, *sizes)
     gpu.fold(of_parts, out)
     return out
 
@@ -160,8 +161,10 @@ def batch_norm(
     normal = BatchNormal(x, weight, mean, rstd, fixed is None)
     out: Array = cupy.empty_like(x)
     images, width, inner = normal.sizes
-    arguments = (x, weight, bias, mean, rstd, out, width, inner)
-    launch(_batch("apply", x, weight, bias), source.of_planes(images * width, inner), *arguments)
+    number = gpu.at_once(inner, x, out)
+    function = _batch("apply", x, weight, bias, number=number)
+    geometry = source.of_planes(images * width, inner // number)
+    launch(function, geometry, x, weight, bias, mean, rstd, out, width, inner)
     return out, normal, variance
 
 
@@ -173,7 +176,8 @@ def batch_norm_parameters_backward(g: Array, normal: BatchNormal) -> Array:
     of_parts: Array = cupy.empty((2, parts, width), np.float32)
     out: Array = cupy.empty((2, width), np.float32)
     arguments = (g, x, normal.mean, normal.rstd, *of_parts, images, part, width, width, inner, 0)
-    launch(_batch("channels", x), ((width, parts), (256, 1)), *arguments)
+    function = _batch("channels", x, number=gpu.at_once(inner, g, x))
+    launch(function, ((width, parts), (256, 1)), *arguments)
     gpu.fold(of_parts, out)
     return out
 
@@ -188,8 +192,9 @@ def batch_norm_backward(g: Array, normal: BatchNormal, sums: Sequence[Array] | N
     images, width, inner = normal.sizes
     along, level = (None, None) if sums is None or not normal.own else sums
     arguments = (g, x, normal.weight, normal.mean, normal.rstd, along, level, out, width, inner)
-    geometry = source.of_planes(images * width, inner)
-    function = _batch("apply_backward", x, normal.weight)
+    number = gpu.at_once(inner, g, x, out)
+    geometry = source.of_planes(images * width, inner // number)
+    function = _batch("apply_backward", x, normal.weight, number=number)
     launch(function, geometry, *arguments, float(x.size // width))
     return out
 
@@ -202,15 +207,23 @@ def _moments(x: Array, mean: Array | None, eps: float) -> tuple[Array, Array]:
     moments: Array = cupy.empty(width, np.float32)
     scales: Array = cupy.empty(width, np.float32)
     geometry = (width, parts), (256, 1)
-    launch(_batch("totals", x), geometry, x, mean, of_parts, images, part, width, inner)
+    function = _batch("totals", x, number=gpu.at_once(inner, x))
+    launch(function, geometry, x, mean, of_parts, images, part, width, inner)
     arguments = (of_parts, moments, scales, parts, width, float(x.size // width), float(eps))
     launch(_batch("settle", x), source.of_threads(width), *arguments)
     return moments, scales
 
 
-def _batch(name: str, x: Array, weight: Array | None = None, bias: Array | None = None) -> Any:
+def _batch(
+    name: str,
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    number: int = 1,
+) -> Any:
     parameter = next((p for p in (weight, bias) if p is not None), x)
     if bias is not None and bias.dtype != parameter.dtype:
         raise TypeError(f"weight and bias must be alike, got {parameter.dtype} and {bias.dtype}")
     types = {"T": type_of(x), "W": type_of(parameter)}
-    return kernel(name, source.ROWS, norms.kernels(True), norms.BATCH, **types)
+    texts = (source.PACK, source.at_once(number), norms.kernels(True), norms.BATCH)
+    return kernel(name, source.ROWS, *texts, **types)

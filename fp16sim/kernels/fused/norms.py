@@ -2,7 +2,8 @@
 
 The first three are of rows of n values. The values of a row belong to its parameters in runs of
 ``inner``, and the rows take turns in ``groups``: layer norm has one group of runs of one; group
-norm has runs of a channel's pixels. CENTRED is 1, or 0 for RMS norm, which subtracts no mean.
+norm has runs of a channel's pixels. CENTRED is 1, or 0 for RMS norm, which subtracts no mean. Of
+pixels N are moved at once; ``inner`` is a multiple of it.
 """
 
 from __future__ import annotations
@@ -94,25 +95,31 @@ extern "C" __global__ void columns(
     of_weight[blockIdx.y * width + column] = weight, of_bias[blockIdx.y * width + column] = bias;
 }
 
-// A block has one channel of one part of the images.
+// A block has one channel of one part of the images, and each of its threads N pixels at a time.
 extern "C" __global__ void channels(
     const T* g, const T* x, const float* means, const float* scales, float* of_weight,
     float* of_bias, I images, I part, I width, I groups, I inner, I step) {
     const I channel = blockIdx.x, group = channel / (width / groups), first = blockIdx.y * part;
     const I last = first + part < images ? first + part : images;
+    const unsigned packs = inner / N;
     float weight = 0, bias = 0;
-    EACH(i, (last - first) * inner) {
-        const I image = first + (unsigned)i / (unsigned)inner;
-        const I at = (image * width + channel) * inner + (unsigned)i % (unsigned)inner;
+    EACH(i, (last - first) * packs) {
+        const I image = first + (unsigned)i / packs;
+        const I at = (image * width + channel) * inner + (unsigned)i % packs * N;
         const I row = image * step + group;
-        const float mean = CENTRED ? means[row] : 0, slope = loaded(g[at]);
-        weight += slope * ((loaded(x[at]) - mean) * scales[row]);
-        bias += slope;
+        const float mean = CENTRED ? means[row] : 0, scale = scales[row];
+        const Pack<N> slopes = *(const Pack<N>*)(g + at), values = *(const Pack<N>*)(x + at);
+        for (int k = 0; k < N; ++k) {
+            const float slope = loaded(slopes.at[k]);
+            weight += slope * ((loaded(values.at[k]) - mean) * scale);
+            bias += slope;
+        }
     }
     weight = sum(weight), bias = sum(bias);
     if (threadIdx.x) return;
     of_weight[blockIdx.y * width + channel] = weight, of_bias[blockIdx.y * width + channel] = bias;
 }
+
 """
 
 #: Batch norm of (images, width, inner) by channel: statistics in two stages, too, and then
@@ -124,17 +131,22 @@ extern "C" __global__ void totals(
     const T* x, const float* means, float* sums, I images, I part, I width, I inner) {
     const I channel = blockIdx.x, first = blockIdx.y * part;
     const I last = first + part < images ? first + part : images;
+    const unsigned packs = inner / N;
     const float mean = means ? means[channel] : 0;
     float total = 0;
-    EACH(i, (last - first) * inner) {
-        const I image = first + (unsigned)i / (unsigned)inner;
-        const I at = (image * width + channel) * inner + (unsigned)i % (unsigned)inner;
-        const float difference = loaded(x[at]) - mean;
-        total += means ? difference * difference : difference;
+    EACH(i, (last - first) * packs) {
+        const I image = first + (unsigned)i / packs;
+        const I at = (image * width + channel) * inner + (unsigned)i % packs * N;
+        const Pack<N> values = *(const Pack<N>*)(x + at);
+        for (int k = 0; k < N; ++k) {
+            const float difference = loaded(values.at[k]) - mean;
+            total += means ? difference * difference : difference;
+        }
     }
     total = sum(total);
     if (!threadIdx.x) sums[blockIdx.y * width + channel] = total;
 }
+
 
 // Sums over parts of x to means, or of squares to variances, and to what is multiplied by.
 extern "C" __global__ void settle(
@@ -147,35 +159,47 @@ extern "C" __global__ void settle(
     scales[channel] = 1 / sqrtf(total / count + eps);
 }
 
+// N pixels of a plane from i on
 #define OF_PLANE(i) \\
-    const I channel = blockIdx.x % width, i = blockIdx.y * (I)blockDim.x + threadIdx.x; \\
-    if (i >= inner) return;
+    const I channel = blockIdx.x % width, i = (blockIdx.y * (I)blockDim.x + threadIdx.x) * N; \\
+    if (i >= inner) return; \\
+    const I at = blockIdx.x * inner + i;
 
 extern "C" __global__ void apply(
     const T* x, const W* weight, const W* bias, const float* means, const float* scales, T* y,
     I width, I inner) {
     OF_PLANE(i)
-    const I at = blockIdx.x * inner + i;
-    float result = (loaded(x[at]) - means[channel]) * scales[channel];
-    if (weight) result *= loaded(weight[channel]);
-    if (bias) result += loaded(bias[channel]);
-    y[at] = stored<T>(result);
+    const float mean = means[channel], scale = scales[channel];
+    Pack<N> pack = *(const Pack<N>*)(x + at);
+    for (int k = 0; k < N; ++k) {
+        float result = (loaded(pack.at[k]) - mean) * scale;
+        if (weight) result *= loaded(weight[channel]);
+        if (bias) result += loaded(bias[channel]);
+        pack.at[k] = stored<T>(result);
+    }
+    *(Pack<N>*)(y + at) = pack;
 }
+
 
 extern "C" __global__ void apply_backward(
     const T* g, const T* x, const W* weight, const float* means, const float* scales,
     const float* along, const float* level, T* dx, I width, I inner, float count) {
     OF_PLANE(i)
-    const I at = blockIdx.x * inner + i;
     const float scale = scales[channel], factor = weight ? loaded(weight[channel]) : 1;
-    float slope = loaded(g[at]) * factor;
-    if (along) {
-        const float normal = (loaded(x[at]) - means[channel]) * scale;
-        slope = normal * -(along[channel] * factor / count) + slope;
-        slope -= level[channel] * factor / count;
+    Pack<N> slopes = *(const Pack<N>*)(g + at), values = slopes;
+    if (along) values = *(const Pack<N>*)(x + at);
+    for (int k = 0; k < N; ++k) {
+        float slope = loaded(slopes.at[k]) * factor;
+        if (along) {
+            const float normal = (loaded(values.at[k]) - means[channel]) * scale;
+            slope = normal * -(along[channel] * factor / count) + slope;
+            slope -= level[channel] * factor / count;
+        }
+        slopes.at[k] = stored<T>(slope * scale);
     }
-    dx[at] = stored<T>(slope * scale);
+    *(Pack<N>*)(dx + at) = slopes;
 }
+
 """
 
 

@@ -52,11 +52,18 @@ template <> __device__ __forceinline__ bfloat16 stored<bfloat16>(float x) {
 }
 """
 
-#: numbers that are moved at once: 16 bytes of the storage type T
+#: numbers that are moved at once: 16 bytes of the storage type T. Threads that move two bytes each
+#: leave most of a GPU's bandwidth unused.
 PACK = """
-template <int N> struct alignas(N * sizeof(T)) Pack { T at[N]; };
-constexpr int WIDE = 16 / sizeof(T);
+template <int N, class V = T> struct alignas(N * sizeof(V)) Pack { V at[N]; };
+#define WIDE int(16 / sizeof(T))
 """
+
+
+def at_once(number: int) -> str:
+    """Text of N, how many numbers a thread moves at once."""
+    return f"constexpr int N = {number};\n"
+
 
 #: A row belongs to the blockDim.x threads of one threadIdx.y, at least a warp; if these are more
 #: than a warp, they are the whole block. Sums are in a fixed order, and all threads get the result.

@@ -9,7 +9,8 @@ struct Axis { int size, kernel, output, stride, padding, dilation; };
 #define MADE(a) const Axis a = {(int)a##0, (int)a##1, (int)a##2, (int)a##3, (int)a##4, (int)a##5};
 
 // blockIdx.x: image, channel and tap; each of blockIdx.y's threads has N windows in a row
-template <int N> __device__ __forceinline__ void gathered(const T* x, T* columns, Axis h, Axis w) {
+extern "C" __global__ void im2col(const T* x, T* columns, AXIS(h), AXIS(w)) {
+    MADE(h) MADE(w)
     const int tap = blockIdx.x % (h.kernel * w.kernel), i = tap / w.kernel, j = tap % w.kernel;
     const int window = (blockIdx.y * blockDim.x + threadIdx.x) * N;
     if (window >= h.output * w.output) return;
@@ -25,17 +26,6 @@ template <int N> __device__ __forceinline__ void gathered(const T* x, T* columns
         if (++column == w.output) column = 0, ++row;
     }
     *(Pack<N>*)columns = pack;
-}
-
-extern "C" __global__ void im2col(const T* x, T* columns, AXIS(h), AXIS(w)) {
-    MADE(h) MADE(w)
-    gathered<1>(x, columns, h, w);
-}
-
-// where the windows of a plane are whole packs
-extern "C" __global__ void im2col_packs(const T* x, T* columns, AXIS(h), AXIS(w)) {
-    MADE(h) MADE(w)
-    gathered<WIDE>(x, columns, h, w);
 }
 
 // Where tap k of the kernel meets a place: in which output, or -1.
