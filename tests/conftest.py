@@ -82,13 +82,27 @@ def has_gpu():
         return False
 
 
-def pytest_collection_modifyitems(items):
-    """Tests in tests/gpu need an NVIDIA GPU and CuPy; without, they and only they are skipped.
+#: whether these tests run under tests/software_gpu/run.py
+SOFTWARE_GPU = "SOFTWARE_GPU" in os.environ
 
-    Those that only compile need NVIDIA's compiler alone, and look for it themselves.
-    """
+
+def why_not(item):
+    """Why a test in tests/gpu cannot run here, or nothing."""
+    if item.get_closest_marker("software_gpu") and not SOFTWARE_GPU:
+        return "of the software GPU: tests/software_gpu/run.py"
+    if SOFTWARE_GPU:  # if there is none after all, let them fail
+        hardware = item.get_closest_marker("hardware")
+        return f"a software GPU: {hardware.args[0]}" if hardware else ""
+    # Those that only compile need NVIDIA's compiler alone, and look for it themselves.
+    if item.path.stem.endswith("_compile") or has_gpu():
+        return ""
+    return "no NVIDIA GPU with CuPy"
+
+
+def pytest_collection_modifyitems(items):
+    """Tests in tests/gpu need an NVIDIA GPU and CuPy; without, they and only they are skipped."""
     on_gpu = [item for item in items if "gpu" in item.path.parts]
     for item in on_gpu:
         item.add_marker(pytest.mark.gpu)
-        if not item.path.stem.endswith("_compile") and not has_gpu():
-            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU with CuPy"))
+        if reason := why_not(item):
+            item.add_marker(pytest.mark.skip(reason=reason))

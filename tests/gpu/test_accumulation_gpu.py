@@ -74,6 +74,7 @@ def same_bits(ours, expected):
 KINDS = ["ordinary", "wide", "subnormal", "cancelling", "overflowing", "special"]
 
 
+@pytest.mark.hardware("it has no mma")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fmt", [fs.FP16, fs.BF16], ids=repr)
 def test_the_model_of_this_gpu_is_its_mma(cupy, fmt, kind):

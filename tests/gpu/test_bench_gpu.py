@@ -19,6 +19,7 @@ PLAN = Plan(
 )  # fmt: skip
 
 
+@pytest.mark.hardware("nothing is asynchronous")
 def test_events_see_what_the_host_does_not_wait_for():
     import cupy
 
