@@ -374,6 +374,18 @@ class TestTape:
         x.sum().backward()
         assert x.gradient.flags.writeable
 
+    @pytest.mark.parametrize("kind", ["native", "emulated"])
+    def test_so_are_those_that_were_cast_turned_or_added_up(self, rng, kind):
+        x, y, z = (leaf(rng, 3, 3, fmt="fp32") for _ in range(3))
+        with fs.storage(kind), fs.autocast("fp16"):
+            (x @ y.transpose() + z @ z.transpose() + x + y).sum().backward()
+        gradients = [one.gradient for one in (x, y, z)]
+        for i, gradient in enumerate(gradients):
+            assert gradient.dtype == np.float32
+            assert gradient.flags.owndata
+            assert gradient.flags.c_contiguous
+            assert not any(np.shares_memory(gradient, other) for other in gradients[:i])
+
     def test_a_primitive_without_a_rule_says_so(self, rng):
         rounding = Primitive(lambda x: (namespace_of(x).rint(x), ()), exact=False)
         PRIMITIVES.pop("<lambda>")

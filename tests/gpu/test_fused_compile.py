@@ -86,7 +86,7 @@ def compiled(nvrtc, code, architecture):
     return binary.value > 0, "\n".join(said)
 
 
-@pytest.mark.parametrize("architecture", [70, 80, 90])
+@pytest.mark.parametrize("architecture", [75, 80, 90])
 @pytest.mark.parametrize("name", MODULES)
 def test_it_compiles(nvrtc, name, architecture):
     if architecture not in architectures(nvrtc):
