@@ -96,10 +96,15 @@ PRODUCTS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("columns", [conv.GPU_COLUMN_BYTES, 1])
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_products_are_rounded_once(fused, name, monkeypatch, rng):
-    """Bit for bit as emulated: sums of these are exact in fp32, and rounded to fp16."""
+def test_products_are_rounded_once(fused, name, columns, monkeypatch, rng):
+    """Bit for bit as emulated: sums of these are exact in fp32, and rounded to fp16.
+
+    columns: all images' windows at once, or one image's after the other's.
+    """
     function, *shapes = PRODUCTS[name]
+    monkeypatch.setattr(conv, "GPU_COLUMN_BYTES", columns)
     arrays = [rng.integers(-99, 100, shape).astype(np.float32) / 64 for shape in shapes]
 
     def run():

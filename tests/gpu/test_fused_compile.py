@@ -24,8 +24,9 @@ MODULES = {
         f"elementwise {name}": ((source.PACK, elementwise.kernels(name)), [{"T": t} for t in TYPES])
         for name in elementwise.FUNCTIONS
     },
-    "moves": (
-        (source.PACK, elementwise.MOVES),
+    "add": ((source.PACK, elementwise.ADD), [{"T": t} for t in TYPES]),
+    "cast": (
+        (source.PACK, elementwise.CAST),
         [{"T": t, "S": s} for t, s in itertools.product(TYPES, TYPES)],
     ),
     "softmax": ((source.ROWS, *SOFTMAX), [{"T": t} for t in TYPES]),

@@ -1,7 +1,6 @@
 """Attention by blocks of queries: what is as long as queries times keys is never kept.
 
-Scores of a block fit into the GPU's cache, and keys that none of its queries may see are left out.
-Backward computes them anew, as in Dao et al., "FlashAttention" (2022), section 3; the products are
+Keys that no query of a block may see are left out. Backward computes scores anew, as in Dao et al., "FlashAttention" (2022), section 3; the products are
 cuBLAS's. Arrays (..., length, width) are taken as (heads, length, width).
 """
 
@@ -21,8 +20,8 @@ from fp16sim.kernels.fused.gpu import contiguous, kernel, launch, type_of
 
 #: queries of a block; with fewer of them a causal mask would save more, but products get small
 QUERIES = 256
-#: bytes of a block's scores in fp32: an H100 has 50 MB of cache
-SCORE_BYTES = 2**25
+#: bytes of a block's scores in fp32: an H100's cache has 50 MB, but every block costs some launches
+SCORE_BYTES = 2**26
 
 
 class Sight(NamedTuple):

@@ -101,8 +101,8 @@ extern "C" __global__ void backward(const T* g, const T* saved, T* dx, I size, I
 }
 """
 
-#: from T to S, and x + y
-MOVES = """
+#: from T to S
+CAST = """
 extern "C" __global__ void cast(const T* x, S* y, I size, I packs) {
     const I first = blockIdx.x * (I)blockDim.x + threadIdx.x, step = gridDim.x * (I)blockDim.x;
     for (I i = first; i < packs; i += step) {
@@ -113,7 +113,9 @@ extern "C" __global__ void cast(const T* x, S* y, I size, I packs) {
     }
     for (I i = packs * 8 + first; i < size; i += step) y[i] = stored<S>(loaded(x[i]));
 }
+"""
 
+ADD = """
 extern "C" __global__ void add(const T* x, const T* y, T* z, I size, I packs) {
     const I first = blockIdx.x * (I)blockDim.x + threadIdx.x, step = gridDim.x * (I)blockDim.x;
     for (I i = first; i < packs; i += step) {

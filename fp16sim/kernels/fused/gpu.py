@@ -78,18 +78,23 @@ def at_once(length: int, *arrays: Array) -> int:
 
 def forward(name: str, x: Array) -> Array:
     """A function of every value; name: of ``elementwise.FUNCTIONS``."""
-    return _elementwise(name, "forward", x)
+    return _elementwise("forward", elementwise.kernels(name), x)
 
 
 def backward(name: str, g: Array, saved: Array) -> Array:
     """The gradient of its input; saved: x or the stored y, as ``elementwise.FUNCTIONS`` says."""
-    return _elementwise(name, "backward", g, saved)
+    return _elementwise("backward", elementwise.kernels(name), g, saved)
 
 
-def _elementwise(name: str, way: str, *arrays: Array) -> Array:
+def add(x: Array, y: Array) -> Array:
+    """x + y of one shape and storage type."""
+    return _elementwise("add", elementwise.ADD, x, y)
+
+
+def _elementwise(name: str, text: str, *arrays: Array) -> Array:
     arrays = tuple(contiguous(*arrays))
     out: Array = cupy.empty_like(arrays[0])
-    function = kernel(way, source.PACK, elementwise.kernels(name), T=type_of(out))
+    function = kernel(name, source.PACK, text, T=type_of(out))
     packs = _packs(*arrays, out)
     each = max(1, out.size // max(packs, 1)) if packs else 1
     if out.size:
@@ -104,20 +109,8 @@ def cast(x: Array, dtype: np.dtype[Any]) -> Array:
     if out.size:
         aligned = all(address(array) % (8 * array.itemsize) == 0 for array in (x, out))
         packs = x.size // 8 if aligned else 0
-        function = kernel("cast", source.PACK, elementwise.MOVES, T=type_of(x), S=type_of(out))
+        function = kernel("cast", source.PACK, elementwise.CAST, T=type_of(x), S=type_of(out))
         launch(function, source.over(x.size, 8 if packs else 1), x, out, x.size, packs)
-    return out
-
-
-def add(x: Array, y: Array) -> Array:
-    """x + y of one shape and storage type."""
-    x, y = contiguous(x, y)
-    out: Array = cupy.empty_like(x)
-    if out.size:
-        packs, name = _packs(x, y, out), type_of(x)
-        each = max(1, out.size // packs) if packs else 1
-        function = kernel("add", source.PACK, elementwise.MOVES, T=name, S=name)
-        launch(function, source.over(out.size, each), x, y, out, out.size, packs)
     return out
 
 
