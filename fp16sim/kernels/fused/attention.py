@@ -1,7 +1,8 @@
 """Attention by blocks of queries: what is as long as queries times keys is never kept.
 
-Keys that no query of a block may see are left out. Backward computes scores anew, as in Dao et al., "FlashAttention" (2022), section 3; the products are
-cuBLAS's. Arrays (..., length, width) are taken as (heads, length, width).
+Keys that no query of a block may see are left out. Backward computes scores anew, as in Dao et al.,
+"FlashAttention" (2022), section 3; the products are cuBLAS's. Arrays (..., length, width) are taken
+as (heads, length, width).
 """
 
 from __future__ import annotations
