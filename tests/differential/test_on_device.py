@@ -16,7 +16,7 @@ from fp16sim.functional.checks import trusted
 
 @pytest.fixture
 def device(launchers, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(on_device, "_kernels", lambda: launchers[2])
+    monkeypatch.setattr(on_device, "_kernels", lambda: launchers[-1])
     monkeypatch.setattr(on_device, "is_on_gpu", lambda x: isinstance(x, np.ndarray))
 
 
