@@ -190,8 +190,8 @@ def round_blocks(
 def store_blocks(values: Array, fmt: BlockFormat, axis: int, origin: Origin) -> Array:
     """``round_blocks`` as a step of a primitive: ``rounding.store`` for block formats.
 
-    values: float32 or float64; on a GPU in MX formats only (TypeError). Observers hear of the
-    scaled values and the elements.
+    values: float32 or float64; on a GPU in MX formats only (TypeError), and there CuPy takes what
+    is subnormal in float32 for zeros. Observers hear of the scaled values and the elements.
     """
     if fmt.scale.signed and namespace_of(values) is not np:
         raise TypeError(f"a CuPy array cannot be stored in {fmt}; move it by .to('cpu')")

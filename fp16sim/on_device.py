@@ -44,10 +44,11 @@ from fp16sim.scaling import GradScaler
 class Steps:
     """Steps of one optimiser, with its loss scaler, on a GPU.
 
-    They do what ``training.train_step`` does, with these differences: weights are changed in
-    place; the optimiser and the scaler that were given learn of it when ``finish`` is called; a
-    scale that falls to nothing is not an error but ends in skipped steps; and indices and targets
-    that are on the GPU already are looked at in the first step only, as that is to wait for it.
+    They do what ``training.train_step`` does, with these differences: weights are changed in place,
+    and with them what was made of them by slicing or reshaping; the optimiser and the scaler that
+    were given learn of it when ``finish`` is called; a scale that falls to nothing is not an error
+    but ends in skipped steps; and indices and targets that are on the GPU already are looked at in
+    the first step only, as that is to wait for it.
 
     optimizer: an ``SGD``, ``Adam`` or ``AdamW`` with moments in fp32, whose parameters are all on
         the GPU, in fp32 or, with ``master_weights``, in fp16 or bf16. Its learning rate is read at

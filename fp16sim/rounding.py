@@ -297,7 +297,7 @@ def store(
         if not saturate and namespace_of(value) is not np and value.dtype == np.float32:
             return cast(value, dtype)  # a GPU converts with one rounding, to nearest even
     widens = value.dtype.itemsize == 2 and dtype.itemsize == 4 and is_half(value)
-    if widens and not observed and fmt == FP32:
+    if widens and not observed and not saturate and fmt == FP32:
         return cast(value, dtype)
     value = carried(value)
     rounded = _rounded(value, fmt, saturate=saturate)

@@ -9,6 +9,7 @@ import pytest
 from conftest import assert_same_bits
 
 import fp16sim as fs
+from fp16sim import events
 from fp16sim.autograd.primitive import PRIMITIVES, Primitive, primitive
 from fp16sim.backend import namespace_of
 
@@ -385,6 +386,14 @@ class TestTape:
             assert gradient.flags.owndata
             assert gradient.flags.c_contiguous
             assert not any(np.shares_memory(gradient, other) for other in gradients[:i])
+
+    def test_what_an_observer_keeps_stays_as_it_was(self, rng):
+        x, y, kept = leaf(rng, 3, fmt="fp32"), leaf(rng, 3, fmt="fp32"), []
+        with events.observe(lambda event: kept.append(getattr(event, "after", None))):
+            (fs.functional.linear(x.reshape(1, 3), y.reshape(1, 3)) + x.sum()).sum().backward()
+        for one in (x, y):
+            seen = [array for array in kept if array is not None]
+            assert not any(np.shares_memory(one.gradient, array) for array in seen)
 
     def test_a_primitive_without_a_rule_says_so(self, rng):
         rounding = Primitive(lambda x: (namespace_of(x).rint(x), ()), exact=False)

@@ -117,7 +117,7 @@ def backward(root: Node, seed: Array, retain: bool = False) -> None:
     is the same in every run, which matters when each addition rounds.
     """
     gradients: dict[int, Array] = {id(root): seed}
-    owned: set[int] = set()  # nodes whose gradient is an array that nothing else can refer to
+    owned: set[int] = set()  # nodes whose gradient is an array that no other node has
     waiting = [(-root._order, root)]
     with np.errstate(all="ignore"):
         while waiting:
@@ -125,6 +125,7 @@ def backward(root: Node, seed: Array, retain: bool = False) -> None:
             gradient = gradients.pop(id(node))
             if node.rule is None:
                 own = id(node) in owned or node.gradient is not None
+                own = own and not observed()  # who may keep what was announced
                 total = _add(node.gradient, gradient, node, "accumulate_grad")
                 # The array may be another leaf's gradient, too, or a broadcast or turned view.
                 node.gradient = total if own and total.flags.c_contiguous else total.copy()

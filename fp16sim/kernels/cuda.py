@@ -35,7 +35,11 @@ def _module(code: str) -> Any:
             nvrtc.compileProgram(program, (*OPTIONS, f"-arch=sm_{own}"))
             module.load(nvrtc.getCUBIN(program))
         else:  # a GPU that is newer than the compiler: the driver translates for it
-            newest = max(arch for arch in known if arch < own)
+            newest = max((arch for arch in known if arch < own), default=0)
+            if not newest:
+                raise RuntimeError(
+                    f"NVRTC has no code for this GPU's compute capability, {own}; it knows {known}"
+                )
             nvrtc.compileProgram(program, (*OPTIONS, f"-arch=compute_{newest}"))
             module.load(nvrtc.getPTX(program))
     except nvrtc.NVRTCError as error:

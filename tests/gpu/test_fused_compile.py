@@ -15,7 +15,7 @@ from fp16sim.kernels.fused import elementwise, norms, rows, source, steps, sums,
 
 TYPES = list(source.STORAGE)
 PAIRS = [{"T": t, "W": w} for t, w in itertools.product(TYPES, TYPES) if w in (t, "float32")]
-FOUR = (source.PACK, source.at_once(4))
+FOUR = (source.PACK, source.at_once(4), source.PLANES)
 SOFTMAX = (rows.SOFTMAX, rows.CROSS_ENTROPY)
 
 #: every module that launchers can make: its parts, and what types it is made for

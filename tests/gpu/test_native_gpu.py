@@ -119,6 +119,50 @@ def test_a_recorded_step_is_the_step(name):
     assert steps.finish() == others.finish()
 
 
+@pytest.mark.parametrize("fmt", ["fp16", "bf16", "fp32"])
+def test_arrays_without_axes(fmt):
+    """CuPy's ascontiguousarray gives them one."""
+    x = fs.Tensor(np.float32([1, 2, 3]), fmt=fmt, device="cuda", requires_grad=True)
+    for y in (x.mean(), (x * x).sum(), fs.functional.relu(x[2]), x[1].exp()):
+        assert y.shape == ()
+    y = x.mean()
+    (y * y + y).backward()
+    scalar = fs.Tensor(np.float32(2), fmt=fmt, device="cuda", requires_grad=True)
+    for _ in range(2):
+        (scalar * 3 + scalar).backward()
+    assert scalar.grad.shape == ()
+    assert scalar.grad.item() == 8
+    assert fs.functional.cross_entropy(x.reshape(1, 3), [1]).shape == ()
+
+
+def test_a_bias_that_is_a_slice_or_kept_otherwise():
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(size).astype(np.float32)
+               for size in ((2, 3, 4, 4), (3, 5, 2, 2), 10))  # fmt: skip
+
+    def result(device, kind="auto"):
+        given = [fs.Tensor(array, fmt="fp16", device=device) for array in (x, w)]
+        with fs.storage(kind):
+            bias = fs.Tensor(b, fmt="fp16", device=device)[::2]
+        return fs.functional.conv_transpose2d(*given, bias, stride=2).numpy()
+
+    expected = result("cpu")
+    for kind in ("native", "emulated"):
+        np.testing.assert_allclose(result("cuda", kind), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_attention_of_nobody():
+    q = fs.Tensor(np.zeros((0, 2, 4, 8), np.float32), fmt="fp16", device="cuda")
+    for mask in (np.ones((0, 1, 4, 4), bool), np.ones((4,), bool), None):
+        assert fs.functional.scaled_dot_product_attention(q, q, q, mask).shape == q.shape
+
+
+def test_planes_with_more_blocks_than_a_grid_has_rows():
+    x = fs.Tensor(np.arange(4097 * 4096, dtype=np.float32).reshape(1, 1, 4097, 4096) % 2048,
+                  fmt="fp16", device="cuda")  # fmt: skip
+    assert (fs.functional.max_pool2d(x, 1, 1).data == x.data).all()
+
+
 @pytest.mark.parametrize("recipe", ["DelayedScaling", "CurrentScaling", "MXFP8"])
 def test_recipes_of_eight_bits(recipe):
     def losses(device):

@@ -20,6 +20,7 @@ VARIABLE = re.compile(
     r"\.(?P<space>\w+)\s+(?:\.align\s+(?P<align>\d+)\s+)?\.(?P<type>\w+)\s+(?P<name>[\w$]+)"
     r"(?:\[(?P<count>\d*)\])?"
 )
+REGISTERS = re.compile(r"\.reg\s*\.(?P<type>\w+)\s+(?P<names>.*)", re.DOTALL)
 STATEMENT = re.compile(r"\s*(?:(?P<brace>[{}])|(?P<label>[\w$]+):|(?P<code>[^;{}][^;]*);)")
 INSTRUCTION = re.compile(
     r"(?:@(?P<negated>!?)(?P<guard>%\w+)\s+)?(?P<opcode>[\w.]+)\s*(?P<rest>.*)"
@@ -105,10 +106,12 @@ class Function:
 
     def _declaration(self, text, depth):
         if text.startswith(".reg"):
-            _, kind, names = text.split(None, 2)
+            found = REGISTERS.fullmatch(text)
+            if not found or found["type"] not in TYPES:
+                raise UnknownError(text)
             start = "" if depth else " = 0"
-            declared = [name + start for name in self._registers(names)]
-            return f"{TYPES[kind[1:]].word} {', '.join(declared)};"
+            declared = [name + start for name in self._registers(found["names"])]
+            return f"{TYPES[found['type']].word} {', '.join(declared)};"
         one = Variable.read(text)
         if one.space == "shared":
             self._place_shared([known for known, _ in self.shared] + [one])

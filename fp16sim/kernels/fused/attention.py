@@ -1,6 +1,7 @@
-"""Attention by blocks of queries: what is as long as queries times keys is never kept.
+"""Attention by blocks of queries: scores and probabilities are kept for a block at a time only.
 
-Keys that no query of a block may see are left out. Backward computes scores anew, as in Dao et al.,
+Keys that no query of a block may see are left out, so that a NaN in one of them does not reach it
+(as zero times NaN would, in the primitive). Backward computes scores anew, as in Dao et al.,
 "FlashAttention" (2022), section 3; the products are cuBLAS's. Arrays (..., length, width) are taken
 as (heads, length, width).
 """
@@ -80,26 +81,26 @@ def _by_head(x: Array) -> Array:
 
 
 def _mask(allowed: Array | None, leading: tuple[int, ...], q: Array, k: Array) -> Array | None:
-    """As (heads, queries, keys), or with one head if it is the same for all."""
+    """As (heads, queries, keys), or with one head if it is the same for all; a broadcast view."""
     if allowed is None:
         return None
-    own = any(size > 1 for size in allowed.shape[:-2])
-    shape = (*(leading if own else (1,)), q.shape[1], k.shape[1])
-    if not own:
-        allowed = allowed.reshape(allowed.shape[-2:])
-    whole = cupy.ascontiguousarray(cupy.broadcast_to(allowed, shape))
-    masks: Array = whole.reshape(-1, *shape[-2:])
+    last = (1, 1, *allowed.shape)[-2:]
+    if all(size == 1 for size in allowed.shape[:-2]):
+        by_head = allowed.reshape(1, *last)
+    else:
+        by_head = cupy.broadcast_to(allowed, (*leading, *last)).reshape(math.prod(leading), *last)
+    masks: Array = cupy.broadcast_to(by_head, (len(by_head), q.shape[1], k.shape[1]))
     return masks
 
 
 def _blocks(q: Array, k: Array, causal: bool) -> Iterator[_Block]:
     heads, queries, _ = q.shape
     keys = k.shape[1]
-    rows = min(QUERIES, max(1, queries))
-    several = max(1, SCORE_BYTES // (4 * rows * keys))
+    length = min(QUERIES, max(1, queries))
+    several = max(1, SCORE_BYTES // (4 * length * keys))
     for first in range(0, heads, several):
-        for start in range(0, queries, rows):
-            end = min(start + rows, queries)
+        for start in range(0, queries, length):
+            end = min(start + length, queries)
             seen = min(end, keys) if causal else keys
             yield _Block(slice(first, first + several), slice(start, end), slice(seen))
 
@@ -136,13 +137,13 @@ def weights(
     return out
 
 
-def weights_backward(g: Array, weights: Array, scale: float) -> Array:
-    """The gradient of the scores, of the weights' dtype; g: that of the weights, in fp32."""
-    (g,), (weights,) = contiguous(g), contiguous(weights)
-    out: Array = cupy.empty_like(weights)
+def weights_backward(g: Array, p: Array, scale: float) -> Array:
+    """The gradient of the scores, of the weights' dtype; g: that of the weights p, in fp32."""
+    (g,), (p,) = contiguous(g), contiguous(p)
+    out: Array = cupy.empty_like(p)
     if out.size:
         count, keys = math.prod(out.shape[:-1]), out.shape[-1]
         function = kernel("attention_weights_backward", source.ROWS, rows.ATTENTION, T=type_of(out))
         geometry = source.of_rows(count, keys)
-        launch(function, geometry, g, weights, out, count, keys, float(scale))
+        launch(function, geometry, g, p, out, count, keys, float(scale))
     return out

@@ -1,6 +1,6 @@
-"""Launchers: CuPy arrays in fp16, bf16 or fp32 in, new ones out. See the kernels' texts.
+"""Launchers: CuPy arrays in fp16, bf16 or fp32 in, new ones out if none to write to is given.
 
-All arrays are taken as C-contiguous, and copied if they are not. What a row is, is said by shapes.
+What is read is taken as C-contiguous, and copied if it is not. What a row is, is said by shapes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def contiguous(*arrays: Array) -> list[Array]:
     for x in arrays[1:]:
         if x.shape != shape or x.dtype != dtype:
             raise TypeError(f"expected {dtype} {shape} as the first, got {x.dtype} {x.shape}")
-    return [cupy.ascontiguousarray(x) for x in arrays]
+    # CuPy's ascontiguousarray gives arrays without axes one.
+    return [x if x.flags.c_contiguous else cupy.ascontiguousarray(x) for x in arrays]
 
 
 def _packs(*arrays: Array) -> int:
@@ -209,14 +210,14 @@ def _check_targets(x: Array, target: Array) -> None:
 def column_sums(x: Array) -> Array:
     """The sums over rows of x (rows, width), in fp32."""
     (x,) = contiguous(x)
-    rows, width = x.shape
-    parts, part = sums.parts_of(rows)
+    count, width = x.shape
+    parts, part = sums.parts_of(count)
     of_parts: Array = cupy.empty((1, parts, width), np.float32)
     out: Array = cupy.zeros((1, width), np.float32)
     if x.size:
         geometry = (-(-width // 32), parts), (32, 8)
         function = kernel("column_sums", sums.COLUMNS, T=type_of(x))
-        launch(function, geometry, x, of_parts, rows, part, width)
+        launch(function, geometry, x, of_parts, count, part, width)
         fold(of_parts, out)
     total: Array = out[0]
     return total
@@ -258,10 +259,12 @@ def col2im(
 ) -> None:
     """The transpose of ``im2col``: each pixel of ``out`` (N, C, H, W) is the sum of its copies.
 
-    columns: fp32. They are added up in the order of the kernel's taps, then the channel's bias of
-    out's dtype, if there is one, and rounded once.
+    columns: fp32. They are added up in the order of the kernel's taps, then the channel's bias, if
+    there is one, and rounded once.
     """
     (columns,) = contiguous(columns)
+    if bias is not None:
+        (bias,) = contiguous(bias.astype(out.dtype, copy=False))
     images, channels, *size = out.shape
     axes = _axes(size, kernel_size, stride, padding, dilation)
     places = math.prod(kernel_size) * math.prod(axis.output for axis in axes)
@@ -303,7 +306,9 @@ def max_pool_backward(
 
 
 def _of_windows(name: str, x: Array, number: int = 1) -> Any:
-    return kernel(name, source.PACK, source.at_once(number), windows.WINDOWS, T=type_of(x))
+    return kernel(
+        name, source.PACK, source.at_once(number), source.PLANES, windows.WINDOWS, T=type_of(x)
+    )
 
 
 class _Axis(NamedTuple):
@@ -318,9 +323,9 @@ class _Axis(NamedTuple):
 
 
 def _axes(
-    size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+    size: Sequence[int], taps: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> tuple[_Axis, _Axis]:
-    fields = zip(size, kernel, stride, padding, dilation, strict=True)
+    fields = zip(size, taps, stride, padding, dilation, strict=True)
     h, w = (
         _Axis(n, k, max(0, (n + 2 * p - d * (k - 1) - 1) // s + 1), s, p, d)
         for n, k, s, p, d in fields

@@ -182,15 +182,15 @@ def batch_norm_parameters_backward(g: Array, normal: BatchNormal) -> Array:
     return out
 
 
-def batch_norm_backward(g: Array, normal: BatchNormal, sums: Sequence[Array] | None) -> Array:
-    """The gradient of x, of its dtype; sums: as ``batch_norm_parameters_backward`` gives them.
+def batch_norm_backward(g: Array, normal: BatchNormal, slopes: Sequence[Array] | None) -> Array:
+    """The gradient of x, of its dtype; slopes: as ``batch_norm_parameters_backward`` gives them.
 
     They are not read if the statistics were given.
     """
     g, x = contiguous(g, normal.x)
     out: Array = cupy.empty_like(x)
     images, width, inner = normal.sizes
-    along, level = (None, None) if sums is None or not normal.own else sums
+    along, level = (None, None) if slopes is None or not normal.own else slopes
     arguments = (g, x, normal.weight, normal.mean, normal.rstd, along, level, out, width, inner)
     number = gpu.at_once(inner, g, x, out)
     geometry = source.of_planes(images * width, inner // number)
@@ -225,5 +225,5 @@ def _batch(
     if bias is not None and bias.dtype != parameter.dtype:
         raise TypeError(f"weight and bias must be alike, got {parameter.dtype} and {bias.dtype}")
     types = {"T": type_of(x), "W": type_of(parameter)}
-    texts = (source.PACK, source.at_once(number), norms.kernels(True), norms.BATCH)
+    texts = (source.PACK, source.at_once(number), source.PLANES, norms.kernels(True), norms.BATCH)
     return kernel(name, source.ROWS, *texts, **types)

@@ -159,16 +159,15 @@ extern "C" __global__ void settle(
     scales[channel] = 1 / sqrtf(total / count + eps);
 }
 
-// N pixels of a plane from i on
-#define OF_PLANE(i) \\
-    const I channel = blockIdx.x % width, i = (blockIdx.y * (I)blockDim.x + threadIdx.x) * N; \\
-    if (i >= inner) return; \\
-    const I at = blockIdx.x * inner + i;
+// N pixels of a channel of an image, from x[at] on
+#define OF_CHANNEL \\
+    PLANE(plane, pack_of_plane, inner / N) \\
+    const I channel = plane % width, at = plane * inner + pack_of_plane * (I)N;
 
 extern "C" __global__ void apply(
     const T* x, const W* weight, const W* bias, const float* means, const float* scales, T* y,
     I width, I inner) {
-    OF_PLANE(i)
+    OF_CHANNEL
     const float mean = means[channel], scale = scales[channel];
     Pack<N> pack = *(const Pack<N>*)(x + at);
     for (int k = 0; k < N; ++k) {
@@ -184,7 +183,7 @@ extern "C" __global__ void apply(
 extern "C" __global__ void apply_backward(
     const T* g, const T* x, const W* weight, const float* means, const float* scales,
     const float* along, const float* level, T* dx, I width, I inner, float count) {
-    OF_PLANE(i)
+    OF_CHANNEL
     const float scale = scales[channel], factor = weight ? loaded(weight[channel]) : 1;
     Pack<N> slopes = *(const Pack<N>*)(g + at), values = slopes;
     if (along) values = *(const Pack<N>*)(x + at);

@@ -65,6 +65,15 @@ def at_once(number: int) -> str:
     return f"constexpr int N = {number};\n"
 
 
+#: A thread for each place of each plane; the places of a plane begin a block.
+PLANES = """
+#define PLANE(plane, place, places) \\
+    const unsigned blocks = ((unsigned)(places) + blockDim.x - 1) / blockDim.x; \\
+    const I plane = blockIdx.x / blocks; \\
+    const int place = blockIdx.x % blocks * blockDim.x + threadIdx.x; \\
+    if (place >= (places)) return;
+"""
+
 #: A row belongs to the blockDim.x threads of one threadIdx.y, at least a warp; if these are more
 #: than a warp, they are the whole block. Sums are in a fixed order, and all threads get the result.
 ROWS = """
@@ -142,6 +151,6 @@ def of_threads(count: int) -> tuple[Size, Size]:
 
 
 def of_planes(planes: int, places: int) -> tuple[Size, Size]:
-    """Grid and block for planes along x, and places in each along y and in a block."""
+    """Grid and block for ``PLANE``."""
     threads = min(256, -(-places // 32) * 32)
-    return (planes, -(-places // threads)), (threads,)
+    return (planes * -(-places // threads),), (threads,)

@@ -1,4 +1,4 @@
-"""Windows of images (N, C, H, W) in T as columns (N, C, rows, columns, oh, ow), and back.
+"""Windows of images (N, C, H, W) in T as columns (N, C, rows, columns, oh, ow), and back; maxima.
 
 The channels of a group follow one another, so that groups are a matter of shape alone.
 """
@@ -8,24 +8,24 @@ struct Axis { int size, kernel, output, stride, padding, dilation; };
 #define AXIS(a) I a##0, I a##1, I a##2, I a##3, I a##4, I a##5
 #define MADE(a) const Axis a = {(int)a##0, (int)a##1, (int)a##2, (int)a##3, (int)a##4, (int)a##5};
 
-// blockIdx.x: image, channel and tap; each of blockIdx.y's threads has N windows in a row
+// A plane for each image, channel and tap; a thread has N windows in a row.
 extern "C" __global__ void im2col(const T* x, T* columns, AXIS(h), AXIS(w)) {
     MADE(h) MADE(w)
-    const int tap = blockIdx.x % (h.kernel * w.kernel), i = tap / w.kernel, j = tap % w.kernel;
-    const int window = (blockIdx.y * blockDim.x + threadIdx.x) * N;
-    if (window >= h.output * w.output) return;
+    PLANE(plane, pack, h.output * w.output / N)
+    const int tap = plane % (h.kernel * w.kernel), i = tap / w.kernel, j = tap % w.kernel;
+    const int window = pack * N;
     const int top = i * h.dilation - h.padding, left = j * w.dilation - w.padding;
     int row = window / w.output, column = window % w.output;
-    x += blockIdx.x / (h.kernel * w.kernel) * (I)h.size * w.size;
-    columns += blockIdx.x * (I)h.output * w.output + window;
-    Pack<N> pack;
+    x += plane / (h.kernel * w.kernel) * h.size * w.size;
+    columns += plane * h.output * w.output + window;
+    Pack<N> values;
     for (int k = 0; k < N; ++k) {
         const int y = row * h.stride + top, z = column * w.stride + left;
         const bool inside = y >= 0 && y < h.size && z >= 0 && z < w.size;
-        pack.at[k] = inside ? x[(I)y * w.size + z] : stored<T>(0);
+        values.at[k] = inside ? x[(I)y * w.size + z] : stored<T>(0);
         if (++column == w.output) column = 0, ++row;
     }
-    *(Pack<N>*)columns = pack;
+    *(Pack<N>*)columns = values;
 }
 
 // Where tap k of the kernel meets a place: in which output, or -1.
@@ -42,12 +42,11 @@ __device__ __forceinline__ int place(int window, int i, int j, const Axis& h, co
     return inside ? row * w.size + column : -1;
 }
 
-// blockIdx.x: image and channel; blockIdx.y's threads are windows. A NaN is more than all numbers.
+// Planes are images' channels, and places windows. A NaN is more than all numbers.
 extern "C" __global__ void max_pool(const T* x, T* y, AXIS(h), AXIS(w)) {
     MADE(h) MADE(w)
-    const int window = blockIdx.y * blockDim.x + threadIdx.x;
-    if (window >= h.output * w.output) return;
-    x += blockIdx.x * (I)h.size * w.size;
+    PLANE(plane, window, h.output * w.output)
+    x += plane * h.size * w.size;
     float most = -INFINITE;
     for (int i = 0; i < h.kernel; ++i)
         for (int j = 0; j < w.kernel; ++j) {
@@ -56,18 +55,17 @@ extern "C" __global__ void max_pool(const T* x, T* y, AXIS(h), AXIS(w)) {
             const float value = loaded(x[at]);
             if (value > most || value != value) most = value;
         }
-    y[blockIdx.x * (I)h.output * w.output + window] = stored<T>(most);
+    y[plane * h.output * w.output + window] = stored<T>(most);
 }
 
-// blockIdx.y's threads are pixels: each takes the gradients of the windows whose first largest
-// value it is, in the order of the taps by which they see it.
+// Places are pixels: each takes the gradients of the windows whose first largest value it is, in
+// the order of the taps by which they see it.
 extern "C" __global__ void max_pool_backward(
     const T* g, const T* x, const T* y, T* dx, AXIS(h), AXIS(w)) {
     MADE(h) MADE(w)
-    const int pixel = blockIdx.y * blockDim.x + threadIdx.x;
-    if (pixel >= h.size * w.size) return;
-    x += blockIdx.x * (I)h.size * w.size;
-    g += blockIdx.x * (I)h.output * w.output, y += blockIdx.x * (I)h.output * w.output;
+    PLANE(plane, pixel, h.size * w.size)
+    x += plane * h.size * w.size;
+    g += plane * h.output * w.output, y += plane * h.output * w.output;
     const float own = loaded(x[pixel]);
     float total = 0;
     for (int tap = 0; tap < h.kernel * w.kernel; ++tap) {
@@ -84,16 +82,15 @@ extern "C" __global__ void max_pool_backward(
         }
         if (first) total += loaded(g[window]);
     }
-    dx[blockIdx.x * (I)h.size * w.size + pixel] = stored<T>(total);
+    dx[plane * h.size * w.size + pixel] = stored<T>(total);
 }
 
-// blockIdx.x: image and channel; blockIdx.y's threads are pixels, which add up their taps in order
+// Planes are images' channels, and places pixels, which add up their taps in order.
 extern "C" __global__ void col2im(
     const float* columns, const T* bias, T* x, I channels, AXIS(h), AXIS(w)) {
     MADE(h) MADE(w)
-    const int pixel = blockIdx.y * blockDim.x + threadIdx.x;
-    if (pixel >= h.size * w.size) return;
-    columns += blockIdx.x * (I)h.kernel * w.kernel * h.output * w.output;
+    PLANE(image, pixel, h.size * w.size)
+    columns += image * h.kernel * w.kernel * h.output * w.output;
     float total = 0;
     for (int i = 0; i < h.kernel; ++i) {
         const int row = met(pixel / w.size, i, h);
@@ -105,7 +102,7 @@ extern "C" __global__ void col2im(
             total += columns[(plane * h.output + row) * w.output + column];
         }
     }
-    if (bias) total += loaded(bias[blockIdx.x % channels]);
-    x[blockIdx.x * (I)h.size * w.size + pixel] = stored<T>(total);
+    if (bias) total += loaded(bias[image % channels]);
+    x[image * h.size * w.size + pixel] = stored<T>(total);
 }
 """
