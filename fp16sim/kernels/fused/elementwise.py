@@ -73,9 +73,8 @@ __device__ __forceinline__ float gelu_tanh_slope(float x) {
 """
 
 #: packs: how many whole ones there are, 0 if an array does not begin on 16 bytes
-KERNELS = """
+ONE = """
 __device__ __forceinline__ float value(float x) { return FORWARD; }
-__device__ __forceinline__ float slope(float g, float SAVED) { return BACKWARD; }
 
 extern "C" __global__ void forward(const T* x, T* y, I size, I packs) {
     const I first = blockIdx.x * (I)blockDim.x + threadIdx.x, step = gridDim.x * (I)blockDim.x;
@@ -86,18 +85,22 @@ extern "C" __global__ void forward(const T* x, T* y, I size, I packs) {
     }
     for (I i = packs * WIDE + first; i < size; i += step) y[i] = stored<T>(value(loaded(x[i])));
 }
+"""
 
-extern "C" __global__ void backward(const T* g, const T* saved, T* dx, I size, I packs) {
+TWO = """
+__device__ __forceinline__ float result(float LEFT, float RIGHT) { return EXPRESSION; }
+
+extern "C" __global__ void NAME(const T* left, const T* right, T* out, I size, I packs) {
     const I first = blockIdx.x * (I)blockDim.x + threadIdx.x, step = gridDim.x * (I)blockDim.x;
     for (I i = first; i < packs; i += step) {
-        Pack<WIDE> pack = ((const Pack<WIDE>*)g)[i];
-        const Pack<WIDE> other = ((const Pack<WIDE>*)saved)[i];
+        Pack<WIDE> pack = ((const Pack<WIDE>*)left)[i];
+        const Pack<WIDE> other = ((const Pack<WIDE>*)right)[i];
         for (int k = 0; k < WIDE; ++k)
-            pack.at[k] = stored<T>(slope(loaded(pack.at[k]), loaded(other.at[k])));
-        ((Pack<WIDE>*)dx)[i] = pack;
+            pack.at[k] = stored<T>(result(loaded(pack.at[k]), loaded(other.at[k])));
+        ((Pack<WIDE>*)out)[i] = pack;
     }
     for (I i = packs * WIDE + first; i < size; i += step)
-        dx[i] = stored<T>(slope(loaded(g[i]), loaded(saved[i])));
+        out[i] = stored<T>(result(loaded(left[i]), loaded(right[i])));
 }
 """
 
@@ -115,25 +118,19 @@ extern "C" __global__ void cast(const T* x, S* y, I size, I packs) {
 }
 """
 
-ADD = """
-extern "C" __global__ void add(const T* x, const T* y, T* z, I size, I packs) {
-    const I first = blockIdx.x * (I)blockDim.x + threadIdx.x, step = gridDim.x * (I)blockDim.x;
-    for (I i = first; i < packs; i += step) {
-        Pack<WIDE> pack = ((const Pack<WIDE>*)x)[i];
-        const Pack<WIDE> other = ((const Pack<WIDE>*)y)[i];
-        for (int k = 0; k < WIDE; ++k)
-            pack.at[k] = stored<T>(loaded(pack.at[k]) + loaded(other.at[k]));
-        ((Pack<WIDE>*)z)[i] = pack;
-    }
-    for (I i = packs * WIDE + first; i < size; i += step)
-        z[i] = stored<T>(loaded(x[i]) + loaded(y[i]));
-}
-"""
-
 
 @cache
 def kernels(name: str) -> str:
     """Text of ``forward`` and ``backward`` of a function; T is the storage type."""
     function = FUNCTIONS[name]
-    text = KERNELS.replace("FORWARD", function.forward).replace("BACKWARD", function.backward)
-    return HELPERS + text.replace("SAVED", function.saves)
+    forward = ONE.replace("FORWARD", function.forward)
+    return HELPERS + forward + _of_two("backward", "g", function.saves, function.backward)
+
+
+def _of_two(name: str, left: str, right: str, expression: str) -> str:
+    text = TWO.replace("NAME", name).replace("LEFT", left).replace("RIGHT", right)
+    return text.replace("EXPRESSION", expression)
+
+
+#: text of ``add``
+ADD = _of_two("add", "x", "y", "x + y")
