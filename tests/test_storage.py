@@ -13,6 +13,7 @@ import fp16sim as fs
 from fp16sim import backend, precision
 from fp16sim.autograd.primitive import PRIMITIVES
 from fp16sim.autograd.tape import nodes
+from fp16sim.rounding import store
 
 F = fs.functional
 HALF = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
@@ -233,3 +234,9 @@ def test_bf16_wants_ml_dtypes(monkeypatch):
         assert backend._native(fs.BF16, False) is None
     finally:
         backend._native.cache_clear()
+
+
+def test_widening_saturates_if_it_is_to():
+    infinite = np.array([np.inf], np.float16)
+    assert store(infinite, fs.FP32, None, saturate=True) == fs.FP32.max
+    assert store(infinite, fs.FP32, None) == np.inf
